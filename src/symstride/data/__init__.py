@@ -1,0 +1,5 @@
+"""Trajectories: in memory, on disk, from calculators and from other programs."""
+
+from symstride.data.trajectory import Trajectory
+
+__all__ = ["Trajectory"]

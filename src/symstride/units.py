@@ -1,0 +1,7 @@
+"""Atomistic units are ASE's (Å, eV, u, time Å√(u/eV)); users write femtoseconds and kelvins."""
+
+from ase import units as _ase
+
+FS = float(_ase.fs)  # one femtosecond in Å√(u/eV)
+PS = 1000.0 * FS
+KB = float(_ase.kB)  # eV/K
