@@ -1,0 +1,185 @@
+"""Configurations: YAML checked by pydantic, with errors a user can act on.
+
+Paths in them are relative to the current directory.
+"""
+
+import difflib
+import re
+from pathlib import Path
+from typing import Annotated, Any, Literal, TypeVar, get_args
+
+import yaml
+from pydantic import (
+    AfterValidator,
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
+
+from symstride.errors import ConfigError
+
+
+class Config(BaseModel):
+    """Base of every configuration: no unknown keys, no change after reading."""
+
+    model_config = ConfigDict(extra="forbid", frozen=True, populate_by_name=True, allow_inf_nan=False)
+
+
+class StructureConfig(Config):
+    """A structure file that ASE reads (its last frame), or a bulk crystal; `repeat` along each axis."""
+
+    file: Path | None = Field(None, description="a structure file that ASE reads")
+    bulk: str | None = Field(None, description="a chemical symbol or formula, as for ase.build.bulk")
+    cubic: bool = False
+    a: PositiveFloat | None = Field(None, description="lattice constant, Å")
+    repeat: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 1, 1)
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "StructureConfig":
+        if (self.file is None) == (self.bulk is None):
+            raise ValueError("give either `file: PATH` or `bulk: Al`")
+        if self.file is not None and (self.cubic or self.a is not None):
+            raise ValueError("`cubic` and `a` belong to `bulk`, not to `file`")
+        return self
+
+
+class CalculatorConfig(Config):
+    """A calculator by built-in name, or any ASE calculator by import path, made with `arguments`."""
+
+    name: Literal["emt", "lj", "tblite", "openmm"] | None = None
+    import_: str | None = Field(
+        None, alias="import", pattern=r"^[\w.]+:\w+$", description="package.module:Class"
+    )
+    arguments: dict[str, Any] = {}
+
+    @model_validator(mode="after")
+    def _one_source(self) -> "CalculatorConfig":
+        if (self.name is None) == (self.import_ is None):
+            raise ValueError("give either `name: emt|lj|tblite|openmm` or `import: package.module:Class`")
+        return self
+
+
+def _several(value: Any) -> Any:
+    return value if isinstance(value, list | tuple) else [value]
+
+
+def _not_empty(value: tuple) -> tuple:
+    if not value:
+        raise ValueError("give at least one")
+    return value
+
+
+class SampleConfig(Config):
+    """What `symstride sample` makes: independent NVE trajectories of one system."""
+
+    structure: StructureConfig = Field(description="`file: PATH` or `bulk: Al`")
+    calculator: CalculatorConfig = Field(
+        description="`name: emt|lj|tblite|openmm` or `import: package.module:Class`"
+    )
+    temperature_K: Annotated[
+        tuple[PositiveFloat, ...], BeforeValidator(_several), AfterValidator(_not_empty)
+    ] = Field(description="kelvin; one, or a list taken in turn by the trajectories")
+    trajectories: PositiveInt = Field(description="how many")
+    thermalize_ps: float = Field(1.0, ge=0)
+    length_ps: PositiveFloat = Field(description="NVE length of each, after thermalisation")
+    timestep_fs: PositiveFloat = Field(description="step of the reference's velocity Verlet")
+    every: PositiveInt = Field(1, description="steps from one kept frame to the next")
+    seed: int = Field(0, ge=0)
+    processes: PositiveInt = 1
+    output: Path = Field(description="a directory")
+    segment_frames: PositiveInt = Field(
+        50, description="frames kept at a time; a kill loses fewer than these"
+    )
+    max_drift_mev_per_atom_per_ps: PositiveFloat = 0.1
+
+    @model_validator(mode="after")
+    def _one_frame(self) -> "SampleConfig":
+        spacing = self.timestep_fs * self.every
+        if 1000 * self.length_ps < spacing:
+            raise ValueError(f"length_ps must be at least timestep_fs × every = {spacing:g} fs")
+        return self
+
+    @property
+    def frames(self) -> int:
+        """Frames of each trajectory, the one at time zero included."""
+        return 1 + int(1000 * self.length_ps / (self.timestep_fs * self.every) + 1e-9)
+
+    @property
+    def thermalize_steps(self) -> int:
+        """Langevin steps before each trajectory."""
+        return round(1000 * self.thermalize_ps / self.timestep_fs)
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML in which 1e-3 is a number (PyYAML follows YAML 1.1, where it is text)."""
+
+
+_Loader.add_implicit_resolver(
+    "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
+)
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+def load_config(path: Path, model: type[Model]) -> Model:
+    """Reads a YAML file as `model`.
+
+    Raises ConfigError with one line per problem: the file, the key, the value and what would be right.
+    """
+    path = Path(path)
+    try:
+        with path.open(encoding="utf-8") as file:
+            data = yaml.load(file, _Loader)  # a SafeLoader: builds plain values only
+    except (OSError, UnicodeDecodeError) as error:
+        raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
+    except yaml.YAMLError as error:
+        raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
+    if not isinstance(data, dict):
+        raise ConfigError(f"{path}: must be `key: value` lines; known keys are {', '.join(_keys(model))}")
+    try:
+        return model.model_validate(data)
+    except ValidationError as error:
+        problems = error.errors(include_url=False)
+        raise ConfigError("\n".join(f"{path}: {_sentence(p, model)}" for p in problems)) from error
+
+
+def _sentence(problem: Any, model: type[BaseModel]) -> str:
+    """One pydantic problem as `key: what is wrong and what would be right`."""
+    *parents, last = problem["loc"] or ("",)
+    key = ".".join(str(part) for part in problem["loc"])
+    owner = _model_at(model, parents)
+    if problem["type"] == "extra_forbidden" and owner:
+        known = _keys(owner)
+        near = difflib.get_close_matches(str(last), known, 1)
+        return f"{key}: unknown key; " + (
+            f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
+        )
+    if problem["type"] == "missing" and owner:
+        wanted = owner.model_fields[str(last)].description
+        return f"{key}: missing" + (f"; it is {wanted}" if wanted else "")
+    message = problem["msg"].removeprefix("Value error, ")
+    if isinstance(problem["input"], dict):  # a rule that joins several keys
+        return f"{key}: {message}" if key else message
+    return f"{key}: {problem['input']!r} is not right: {message[0].lower()}{message[1:]}"
+
+
+def _keys(model: type[BaseModel]) -> list[str]:
+    return [field.alias or name for name, field in model.model_fields.items()]
+
+
+def _model_at(model: type[BaseModel], loc: list) -> type[BaseModel] | None:
+    for part in loc:
+        field = model.model_fields.get(str(part))
+        if field is None:
+            return None
+        options = [field.annotation, *get_args(field.annotation)]
+        inner = [t for t in options if isinstance(t, type) and issubclass(t, BaseModel)]
+        if not inner:
+            return None
+        model = inner[0]
+    return model

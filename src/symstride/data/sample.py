@@ -1,0 +1,170 @@
+"""Many reference trajectories from one configuration, in turn or in processes, safe to kill and to repeat."""
+
+import json
+import multiprocessing
+import os
+import signal
+import threading
+from collections.abc import Callable, Iterator
+from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from concurrent.futures.process import BrokenProcessPool
+from contextlib import contextmanager
+from hashlib import sha256
+from pathlib import Path
+from typing import Any
+
+from symstride.data.calculators import make_calculator
+from symstride.data.config import SampleConfig
+from symstride.data.files import replacing
+from symstride.data.reference import UnphysicalError, build_structure, sample_one, steps_in_all
+from symstride.errors import ConfigError, DataError, SymstrideError
+
+Progress = Callable[[int, int], None]  # steps done, steps in all
+_FREE_KEYS = {
+    "output",
+    "processes",
+    "trajectories",
+    "max_drift_mev_per_atom_per_ps",
+}  # may change on resuming
+
+
+def sample(config: SampleConfig, progress: Progress = lambda done, total: None) -> list[Path]:
+    """Makes, or goes on making, `config.output/0000.h5` and so on; returns their paths.
+
+    Stopped or killed at any moment, a second call goes on from the last completed segment, and the result is
+    that of an uninterrupted run to the last bit (if the calculator is deterministic and its `reset` forgets
+    everything). Finished trajectories are kept as they are. With more than one process, call it under
+    `if __name__ == "__main__":`.
+
+    Raises ConfigError if the directory holds trajectories of another configuration; DataError if the
+    calculator fails (the other trajectories are finished first) or the energy drifts (kept as
+    `0000.refused.h5`, and the others stop). What was sampled until then stays.
+    """
+    make_calculator(config.calculator)
+    build_structure(config.structure)
+    _claim(config)
+    return (_in_turn if config.processes == 1 else _in_processes)(config, progress)
+
+
+def _claim(config: SampleConfig) -> None:
+    """Records the configuration in its output directory; refuses a directory made with another one."""
+    path = config.output / "sample.json"
+    ours = config.model_dump(mode="json", by_alias=True, exclude=_FREE_KEYS)
+    if config.structure.file:
+        ours["structure"]["sha256"] = sha256(config.structure.file.read_bytes()).hexdigest()
+    if not path.exists():
+        with replacing(path) as file:
+            file.write(json.dumps(ours, indent=1).encode())
+        return
+    try:
+        theirs = json.loads(path.read_text())
+    except (OSError, ValueError) as error:
+        raise DataError(f"{path}: damaged ({error}); use another output directory") from error
+    for key, was, now in _differences(theirs, ours):
+        raise ConfigError(
+            f"output: {config.output} was made with {key} = {was}, the configuration now says {now};"
+            " use another directory"
+        )
+
+
+def _differences(a: Any, b: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    if isinstance(a, dict) and isinstance(b, dict):
+        for inner in sorted(a.keys() | b.keys()):
+            yield from _differences(a.get(inner), b.get(inner), f"{key}.{inner}".lstrip("."))
+    elif a != b:
+        yield key, a, b
+
+
+def _in_turn(config: SampleConfig, progress: Progress) -> list[Path]:
+    done = [0] * config.trajectories
+    total = config.trajectories * steps_in_all(config)
+    paths: list[Path] = []
+    failures: list[SymstrideError] = []
+    for index in range(config.trajectories):
+
+        def report(steps: int, index: int = index) -> None:
+            done[index] = steps
+            progress(sum(done), total)
+
+        try:
+            paths.append(sample_one(config, index, report, lambda: False))
+        except UnphysicalError:
+            raise
+        except SymstrideError as error:
+            failures.append(error)
+    return _all_or_first_failure(paths, failures)
+
+
+def _in_processes(config: SampleConfig, progress: Progress) -> list[Path]:
+    context = multiprocessing.get_context("spawn")
+    done = context.Array("q", config.trajectories)
+    stop = context.Event()
+    total = config.trajectories * steps_in_all(config)
+    workers = min(config.processes, config.trajectories)
+    paths: list[Path] = []
+    failures: list[SymstrideError] = []
+    with _single_threaded(), ProcessPoolExecutor(workers, context, _start, (config, done, stop)) as pool:
+        pending: set[Future[Path]] = {pool.submit(_work, index) for index in range(config.trajectories)}
+        try:
+            while pending:
+                finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
+                progress(sum(done.get_obj()), total)
+                for future in finished:
+                    try:
+                        paths.append(future.result())
+                    except UnphysicalError:
+                        raise
+                    except SymstrideError as error:
+                        failures.append(error)
+        except BrokenProcessPool as error:
+            raise DataError(
+                "a sampling process died (out of memory?); run again, with fewer processes, to go on"
+            ) from error
+        finally:
+            stop.set()
+            pool.shutdown(wait=False, cancel_futures=True)
+    return _all_or_first_failure(paths, failures)
+
+
+def _all_or_first_failure(paths: list[Path], failures: list[SymstrideError]) -> list[Path]:
+    if failures:
+        others = f" ({len(failures) - 1} more trajectories failed)" if len(failures) > 1 else ""
+        raise type(failures[0])(f"{failures[0]}{others}") from failures[0]
+    return sorted(paths)
+
+
+@contextmanager
+def _single_threaded() -> Iterator[None]:
+    """Processes started in the block compute on one thread each: they are the parallelism."""
+    names = ("OMP_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
+    before = {name: os.environ[name] for name in names if name in os.environ}
+    os.environ.update(dict.fromkeys(names, "1"))
+    try:
+        yield
+    finally:
+        for name in names:
+            del os.environ[name]
+        os.environ.update(before)
+
+
+_worker: dict[str, Any] = {}  # what this process was started with
+
+
+def _start(config: SampleConfig, done: Any, stop: Any) -> None:
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl-C is the parent's to handle
+    threading.Thread(target=_die_with_parent, daemon=True).start()
+    _worker.update(config=config, done=done, stop=stop)
+
+
+def _die_with_parent() -> None:
+    parent = multiprocessing.parent_process()
+    assert parent is not None
+    parent.join()
+    os._exit(1)
+
+
+def _work(index: int) -> Path:
+    def report(steps: int) -> None:
+        _worker["done"][index] = steps
+
+    return sample_one(_worker["config"], index, report, _worker["stop"].is_set)
