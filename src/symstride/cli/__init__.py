@@ -15,7 +15,7 @@ import typer
 
 from symstride.errors import SymstrideError, SymstrideWarning
 
-COMMANDS = ("sample", "import_")
+COMMANDS = ("sample", "import_", "train")
 
 app = typer.Typer(
     name="symstride",

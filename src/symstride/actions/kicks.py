@@ -1,0 +1,54 @@
+"""Learned kicks of the explicit action."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from symstride.actions.particle import ParticleNetwork
+from symstride.maps.palindrome import Kicks
+from symstride.phase import Particles
+
+
+def reduced_stride(h: float | Array, masses: Array, unit: float) -> Array:
+    """x = h²/m in units of `unit` [M]: the only way in which a stride and a mass enter q-space mechanics."""
+    return h * h / masses / unit
+
+
+class LearnedKicks(Kicks):
+    """U_k(q; x) = Σ_i [V_i + x_i W¹_ki + x_i² W²_ki + …], sums of atomic terms.
+
+    V, the potential energy, is common to all kicks of a shared network: it is what they tend to as h → 0,
+    and the reference forces train it. x_i = h²/m_i is the stride's square over the atom's mass: classical
+    paths depend on strides and masses only through it.
+    """
+
+    networks: tuple[ParticleNetwork, ...]  # one for all kicks, or one for each
+    energy: float = eqx.field(static=True)  # eV, the unit of the networks' output
+    stride_unit: float = eqx.field(static=True)  # x = 1 at the longest stride and the lightest atom
+    orders: int = eqx.field(static=True)  # powers of x
+    distinct: int = eqx.field(static=True)  # different kicks
+
+    @staticmethod
+    def outputs(orders: int, distinct: int, shared: bool) -> int:
+        """How many outputs each network needs."""
+        return 1 + (distinct if shared else 1) * orders
+
+    def potential(self, k: int, q: Array, h: float | Array, particles: Particles) -> Array:
+        """U_k [M] in eV by atoms."""
+        x = reduced_stride(h, particles.masses, self.stride_unit)
+        shared = len(self.networks) == 1
+        terms = self.networks[0 if shared else k](q, None, x, particles)
+        first = 1 + (k * self.orders if shared else 0)
+        corrections = terms[:, first : first + self.orders]
+        powers = x.astype(terms.dtype)[:, None] ** jnp.arange(1, self.orders + 1)
+        return self.energy * (terms[:, 0] + jnp.sum(corrections * powers, -1))
+
+    def force(self, k: int, q: Array, h: float | Array, particles: Particles) -> Array:
+        return -jax.grad(lambda q: jnp.sum(self.potential(k, q, h, particles)))(q)
+
+    def calibrated(self, q: Array, p: Array, h: float | Array, particles: Particles) -> "LearnedKicks":
+        """With the networks' features standardised over these configurations."""
+        x = reduced_stride(h, particles.masses, self.stride_unit)
+        networks = tuple(n.calibrated(q, None, x, particles) for n in self.networks)
+        return eqx.tree_at(lambda s: s.networks, self, networks)

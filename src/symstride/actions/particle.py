@@ -1,0 +1,293 @@
+"""The particle network: atomic terms, invariant under E(3), permutations and time reversal.
+
+For each atom the edges to its neighbours carry radial functions B [K, R] and angular features Y [K, y];
+everything that follows is made of A = Yᵀ B, one small matrix product an atom (the atomic-density form of
+Drautz, Phys. Rev. B 99, 014104 (2019)). Features are graded by time parity: those odd in the velocities
+enter only in products of two, so that the output is even in p to rounding.
+"""
+
+import math
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from symstride.phase import Particles
+
+_SYMMETRIC = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # the six components of a symmetric tensor
+_COUNTED = np.array([1, 1, 1, 2, 2, 2.0])[:, None]  # how often each stands in a full contraction
+
+
+class Constant(eqx.Module):
+    """An array measured from data once and never trained."""
+
+    array: Array
+
+    def __call__(self) -> Array:
+        return jax.lax.stop_gradient(self.array)
+
+
+class Radial(eqx.Module):
+    """Chebyshev polynomials of exp(−r/decay) times a smooth cutoff of order `sharpness`, decorrelated.
+
+    A large `decay` resolves all distances alike; a small one the short bonds. The cutoff is the polynomial
+    envelope of Gasteiger et al., arXiv:2003.03123, eq. 8.
+    """
+
+    decorrelate: Constant  # [R, R], so that the functions have unit covariance over the pairs seen
+    size: int = eqx.field(static=True)
+    cutoff: float = eqx.field(static=True)
+    decay: float = eqx.field(static=True)
+    nearest: float = eqx.field(static=True)
+    sharpness: int = eqx.field(static=True, default=24)
+
+    def __call__(self, r: Array, mask: Array) -> Array:
+        """[…] Å → […, R], before decorrelation, which costs nothing in the weights that follow."""
+        near, far = math.exp(-self.nearest / self.decay), math.exp(-self.cutoff / self.decay)
+        x = 2 * (jnp.exp(-r / self.decay) - far) / (near - far) - 1
+        functions = [jnp.ones_like(x), x]
+        while len(functions) < self.size:
+            functions.append(2 * x * functions[-1] - functions[-2])
+        z, n = r / self.cutoff, self.sharpness
+        envelope = (
+            1 - (n + 1) * (n + 2) / 2 * z**n + n * (n + 2) * z ** (n + 1) - n * (n + 1) / 2 * z ** (n + 2)
+        )
+        envelope = jnp.where(mask & (r < self.cutoff), envelope, 0)
+        return jnp.stack(functions[: self.size], -1) * envelope[..., None]
+
+    def calibrated(self, r: Array, mask: Array, neighbors: float) -> "Radial":
+        """With the covariance over the pairs at distances `r`; sums over ~`neighbors` pairs get unit size."""
+        seen = np.asarray(self(r, mask), float)[np.asarray(mask & (r < self.cutoff))]
+        size, axes = np.linalg.eigh(seen.T @ seen / len(seen))
+        matrix = axes / np.sqrt(size + 1e-6 * size[-1]) @ axes.T / math.sqrt(neighbors)
+        constant = Constant(jnp.asarray(matrix, self.decorrelate.array.dtype))
+        return eqx.tree_at(lambda s: s.decorrelate, self, constant)
+
+
+class Densities(eqx.Module):
+    """Contracted features of all atoms, channels last: [M, kinds, (components,) C], graded by time parity."""
+
+    scalars: Array  # [M, kinds, C] even
+    vectors: Array  # [M, 3, kinds·C] even
+    tensors: Array  # [M, 6, C] even
+    odd_scalars: Array | None  # [M, C]
+    odd_vectors: Array | None  # [M, 3, kinds·C]
+
+
+def _angular(unit: Array, step: Array | None) -> Array:
+    """Y [M, K, y]: 1, r̂, r̂r̂; with relative displacements u also |u|², (u·r̂)², u·r̂, u, (u·r̂)r̂."""
+    ones = jnp.ones_like(unit[..., :1])
+    even = [ones, unit] + [unit[..., i : i + 1] * unit[..., j : j + 1] for i, j in _SYMMETRIC]
+    if step is None:
+        return jnp.concatenate(even, -1)
+    along = jnp.sum(step * unit, -1, keepdims=True)
+    moving = [jnp.sum(step * step, -1, keepdims=True), along**2, along, step, along * unit]
+    return jnp.concatenate(even + moving, -1)
+
+
+def _graded(a: Array) -> Densities:
+    """A [M, y, C] by kind."""
+    scalars, vectors, tensors = a[:, :1], a[:, 1:4], a[:, 4:10]
+    if a.shape[1] == 10:
+        return Densities(scalars, vectors, tensors, None, None)
+    scalars = jnp.concatenate([scalars, a[:, 10:12]], 1)
+    odd_vectors = jnp.concatenate([a[:, 13:16], a[:, 16:19]], -1)
+    return Densities(scalars, vectors, tensors, a[:, 12], odd_vectors)
+
+
+def _dot(t: Array, v: Array) -> Array:
+    """Symmetric tensors [M, 6, L] on vectors [M, 3, L]."""
+    xx, yy, zz, xy, xz, yz = (t[:, i] for i in range(6))
+    x, y, z = (v[:, i] for i in range(3))
+    return jnp.stack([xx * x + xy * y + xz * z, xy * x + yy * y + yz * z, xz * x + yz * y + zz * z], 1)
+
+
+def _trace(a: Array, b: Array, c: Array) -> Array:
+    """tr(abc) of symmetric tensors [M, 6, L]."""
+    columns = [jnp.stack(column, 1) for column in _columns(b)]
+    return sum(jnp.sum(_dot(a, column) * jnp.stack(row, 1), 1) for column, row in zip(columns, _columns(c), strict=True))
+
+
+def _columns(t: Array) -> list[list[Array]]:
+    xx, yy, zz, xy, xz, yz = (t[:, i] for i in range(6))
+    return [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]
+
+
+class Layer(eqx.Module):
+    """Invariant products of mixed densities, and a perceptron of them."""
+
+    mixing: dict[str, Array]
+    dense: list[tuple[Array, Array]]
+    mean: Constant
+    inverse_std: Constant
+
+    def __init__(self, channels: int, products: int, hidden: int, extra: int, moving: bool, key: Array):
+        keys = iter(jax.random.split(key, 16))
+        shapes = {"v1": 1, "v2": 1, "t1": 1, "t2": 1, "t3": 1}
+        shapes |= {"s1": 1, "s2": 1, "o1": 2, "o2": 2, "vo": 1} if moving else {}
+        self.mixing = {name: _dense(next(keys), kinds * channels, products) for name, kinds in shapes.items()}
+        invariants = channels * (3 if moving else 1) + products * (8 if moving else 4)
+        self.mean, self.inverse_std = Constant(jnp.zeros(invariants)), Constant(jnp.ones(invariants))
+        sizes = [invariants + extra, hidden, hidden]
+        self.dense = [(_dense(next(keys), a, b), jnp.zeros(b)) for a, b in zip(sizes, sizes[1:], strict=False)]
+
+    def invariants(self, d: Densities) -> Array:
+        """[M, invariants], before standardisation."""
+        w = self.mixing
+        v1, v2 = d.vectors @ w["v1"], d.vectors @ w["v2"]
+        t1, t2, t3 = (d.tensors @ w[name] for name in ("t1", "t2", "t3"))
+        counted = jnp.asarray(_COUNTED, t1.dtype)
+        out = [
+            d.scalars.reshape(len(d.scalars), -1),
+            jnp.sum(v1 * v2, 1),
+            jnp.sum(t1 * t2 * counted, 1),
+            jnp.sum(v1 * _dot(t1, v2), 1),
+            _trace(t1, t2, t3),
+        ]
+        if d.odd_scalars is not None and d.odd_vectors is not None:
+            s1, s2 = d.odd_scalars @ w["s1"], d.odd_scalars @ w["s2"]
+            o1, o2 = d.odd_vectors @ w["o1"], d.odd_vectors @ w["o2"]
+            vo = d.vectors @ w["vo"]
+            out += [s1 * s2, jnp.sum(o1 * o2, 1), jnp.sum(o1 * _dot(t1, o2), 1), s1 * jnp.sum(o1 * vo, 1)]
+        return jnp.concatenate(out, -1)
+
+    def __call__(self, d: Densities, extra: Array) -> tuple[Array, Array]:
+        """Standardised invariants and hidden features, [M, invariants] and [M, hidden]."""
+        standard = (self.invariants(d) - self.mean()) * self.inverse_std()
+        hidden = jnp.concatenate([standard, extra], -1)
+        for weight, bias in self.dense:
+            hidden = jax.nn.silu(hidden @ weight + bias)
+        return standard, hidden
+
+    def calibrated(self, d: Densities) -> "Layer":
+        """With each invariant's mean and spread over the atoms of `d`."""
+        seen = self.invariants(d)
+        statistics = Constant(seen.mean(0)), Constant(1 / (seen.std(0) + 0.3))
+        return eqx.tree_at(lambda s: (s.mean, s.inverse_std), self, statistics)
+
+
+class ParticleNetwork(eqx.Module):
+    """[M, outputs] atomic terms of positions, relative displacements and strides.
+
+    Two layers: in the second every neighbour's weight is multiplied by what it learned of its own
+    neighbours, so that an atom feels twice the cutoff.
+    """
+
+    radial: Radial
+    first: list[Array]  # radial (and species pair) weights of 1, r̂ and r̂r̂, each [S·R·S, C]
+    first_layer: Layer
+    node: Array  # hidden features → channels, as weights of the second layer's edges
+    second: Array  # [R, C]
+    second_layer: Layer
+    readout: Array
+    species: int = eqx.field(static=True)
+
+    def __init__(
+        self,
+        outputs: int,
+        *,
+        species: int,
+        cutoff: float,
+        radial: int = 12,
+        decay: float = 8.0,
+        nearest: float = 1.5,
+        sharpness: int = 24,
+        channels: int = 16,
+        products: int = 16,
+        hidden: int = 64,
+        moving: bool = False,
+        key: Array,
+    ):
+        keys = iter(jax.random.split(key, 10))
+        self.species = species
+        self.radial = Radial(Constant(jnp.eye(radial)), radial, cutoff, decay, nearest, sharpness)
+        rows = radial * species
+        self.first = [
+            jnp.tile(_dense(next(keys), rows, channels), (species, 1)) for _ in range(5 if moving else 3)
+        ]
+        extra = 1 + species
+        self.first_layer = Layer(channels, products, hidden, extra, moving, next(keys))
+        self.node = _dense(next(keys), hidden, channels)
+        self.second = _dense(next(keys), radial, channels)
+        self.second_layer = Layer(channels, products, hidden, extra + hidden, moving, next(keys))
+        width = 2 * hidden + len(self.first_layer.mean.array) + len(self.second_layer.mean.array)
+        self.readout = 0.05 * _dense(next(keys), width, outputs)
+
+    @property
+    def dtype(self):
+        """The precision of the arithmetic; positions are subtracted in their own."""
+        return self.readout.dtype
+
+    def __call__(self, q: Array, step: Array | None, x: Array, particles: Particles) -> Array:
+        """**Arguments:** q [M, 3] Å; `step` [M, 3] displacements h p/m in units of their size in the data (None
+        for a network of positions alone); x [M] the stride's square over mass, in units of its largest value.
+        """
+        densities, edges = self._first_densities(q, step, particles)
+        standard1, hidden1, extra = self._first(densities, x, particles)
+        standard2, hidden2 = self.second_layer(
+            self._second_densities(edges, hidden1, particles), jnp.concatenate([hidden1, extra], -1)
+        )
+        return jnp.concatenate([hidden1, hidden2, standard1, standard2], -1) @ self.readout
+
+    def calibrated(self, q: Array, step: Array | None, x: Array, particles: Particles) -> "ParticleNetwork":
+        """With all internal features standardised over these configurations."""
+        neighbors = particles.neighbors
+        r = jnp.linalg.norm(neighbors.vectors(q), axis=-1)
+        count = float(jnp.mean(jnp.sum(neighbors.mask & (r < self.radial.cutoff), 1)))
+        radial = self.radial.calibrated(r.astype(self.dtype), neighbors.mask, max(count, 1.0))
+        network = eqx.tree_at(lambda n: n.radial, self, radial)
+        densities, edges = network._first_densities(q, step, particles)
+        network = eqx.tree_at(lambda n: n.first_layer, network, network.first_layer.calibrated(densities))
+        _, hidden, _ = network._first(densities, x, particles)
+        densities = network._second_densities(edges, hidden, particles)
+        return eqx.tree_at(lambda n: n.second_layer, network, network.second_layer.calibrated(densities))
+
+    def _first(self, densities: Densities, x: Array, particles: Particles) -> tuple[Array, Array, Array]:
+        kind = jax.nn.one_hot(particles.species, self.species, dtype=self.dtype)
+        extra = jnp.concatenate([x.astype(self.dtype)[:, None], kind], -1)
+        return *self.first_layer(densities, extra), extra
+
+    def _first_densities(self, q: Array, step: Array | None, particles: Particles):
+        neighbors = particles.neighbors
+        vectors = neighbors.vectors(q).astype(self.dtype)
+        r = jnp.sqrt(jnp.sum(vectors**2, -1))
+        functions = self.radial(r, neighbors.mask)
+        if step is not None:
+            step = (neighbors.gather(step) - step[:, None]).astype(self.dtype)
+        angular = _angular(vectors / r[..., None], step)
+        # contracted with the bare radial functions; the weights, and decorrelation, act on atoms
+        a = self._by_species(jnp.einsum("mky,mkr->myr", angular, self._of_neighbors(functions, particles)), particles)
+        return _graded(a), (functions, angular)
+
+    def _of_neighbors(self, functions: Array, particles: Particles) -> Array:
+        """[M, K, R] → [M, K, S·R]: in the rows of the neighbour's species."""
+        if self.species == 1:
+            return functions
+        kind = jax.nn.one_hot(particles.species[particles.neighbors.index], self.species, dtype=self.dtype)
+        return (kind[..., :, None] * functions[..., None, :]).reshape(*functions.shape[:2], -1)
+
+    def _by_species(self, a: Array, particles: Particles) -> Array:
+        """[M, y, S·R] → [M, y, C] with the weights of the central atom's species."""
+        weights = [
+            jnp.einsum("rq,sqc->src", self.radial.decorrelate(), w.reshape(-1, self.radial.size, w.shape[1]))
+            .reshape(self.species, -1, w.shape[1])
+            for w in self.first
+        ]
+        kinds = [slice(0, 1), slice(1, 4), slice(4, 10), slice(10, 13), slice(13, 19)]
+        mixed = [
+            a[:, kind] @ (w[0] if self.species == 1 else w[particles.species])
+            for kind, w in zip(kinds, weights, strict=False)
+        ]
+        return jnp.concatenate(mixed, 1)
+
+    def _second_densities(self, edges: tuple[Array, Array], hidden: Array, particles: Particles) -> Densities:
+        functions, angular = edges
+        weights = functions @ (self.radial.decorrelate() @ self.second)
+        weights = weights * particles.neighbors.gather(hidden @ self.node)
+        return _graded(jnp.einsum("mky,mkc->myc", angular, weights))
+
+
+def _dense(key: Array, rows: int, columns: int) -> Array:
+    return jax.random.normal(key, (rows, columns)) / math.sqrt(rows)

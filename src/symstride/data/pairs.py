@@ -1,0 +1,129 @@
+"""Training pairs (z, Φ_h z) drawn from reference trajectories, as flat graphs."""
+
+from collections.abc import Sequence
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from symstride.data.trajectory import Trajectory
+from symstride.errors import DataError
+from symstride.neighbors import join, neighbor_list
+from symstride.phase import Particles, Phase
+from symstride.units import FS
+
+
+class Batch(eqx.Module):
+    """Frames of possibly different strides side by side; all arrays run over their M atoms."""
+
+    start: Phase
+    end: Phase
+    forces: Array  # [M, 3] eV/Å at the start; NaN where the reference has none
+    h: Array  # [M] ASE time
+    group: Array  # [M] which of the strides
+    particles: Particles
+
+
+class Pairs:
+    """All pairs of frames one stride apart, drawn at random but reproducibly.
+
+    **Arguments:** trajectories of systems with one number of atoms; the strides in fs, each a multiple of
+    the frames' spacing; the model's elements; the network's cutoff [Å].
+
+    Raises DataError where a trajectory is too short for a stride, or its spacing does not divide it.
+    """
+
+    def __init__(
+        self, trajectories: Sequence[Trajectory], strides_fs: Sequence[float], elements: Sequence[int], cutoff: float
+    ):
+        self.trajectories, self.strides_fs, self.cutoff = list(trajectories), list(strides_fs), cutoff
+        self.elements = list(elements)
+        self.offsets = [[_offset(t, stride) for stride in strides_fs] for t in self.trajectories]
+        if len({t.n_atoms for t in self.trajectories}) > 1:
+            counts = sorted({t.n_atoms for t in self.trajectories})
+            raise DataError(f"trajectories of {counts} atoms: train on systems of one size at a time")
+        # a list found at the middle of a stride must serve at both its ends
+        travel = max(
+            np.linalg.norm(t.positions[n:] - t.positions[:-n], axis=-1).max()
+            for t, offsets in zip(self.trajectories, self.offsets, strict=True)
+            for n in offsets
+        )
+        self.skin = 1.1 * float(travel)
+        self.slots = 0
+        self.batch(np.random.default_rng(0), 128)
+        self.slots += 2
+
+    def batch(self, rng: np.random.Generator, frames: int, first: int = 0) -> Batch:
+        """`frames` pairs; the strides take turns, beginning with number `first`."""
+        picked = []
+        for n in range(frames):
+            group = (first + n) % len(self.strides_fs)
+            which = int(rng.integers(len(self.trajectories)))
+            t, offset = self.trajectories[which], self.offsets[which][group]
+            start = int(rng.integers(len(t.times) - offset))
+            picked.append((t, start, start + offset, group))
+        middles = [(t.positions[a] + t.positions[b]) / 2 for t, a, b, _ in picked]
+        lists = [
+            neighbor_list(q, t.cell, t.pbc, self.cutoff + self.skin, self.slots)
+            for q, (t, *_) in zip(middles, picked, strict=True)
+        ]
+        neighbors = join(lists)
+        self.slots = neighbors.index.shape[1]  # grows rarely: each growth compiles anew
+        atoms = [t.n_atoms for t, *_ in picked]
+        groups = np.repeat([g for *_, g in picked], atoms)
+        return Batch(
+            start=Phase(*(np.concatenate([getattr(t, x)[a] for t, a, _, _ in picked]) for x in _QP)),
+            end=Phase(*(np.concatenate([getattr(t, x)[b] for t, _, b, _ in picked]) for x in _QP)),
+            forces=np.concatenate([np.full((t.n_atoms, 3), np.nan) if t.forces is None else t.forces[a] for t, a, *_ in picked]),
+            h=np.asarray(self.strides_fs)[groups] * FS,
+            group=groups,
+            particles=Particles(
+                species_of(np.concatenate([t.numbers for t, *_ in picked]), self.elements),
+                np.concatenate([t.masses for t, *_ in picked]),
+                jax.tree.map(np.asarray, neighbors),
+                replicas=frames,
+            ),
+        )
+
+
+_QP = ("positions", "momenta")
+
+
+def species_of(numbers: np.ndarray, elements: Sequence[int]) -> np.ndarray:
+    """Indices of atomic numbers in the model's elements. Raises DataError naming the unknown ones."""
+    from ase.data import chemical_symbols
+
+    unknown = sorted(set(np.asarray(numbers).tolist()) - set(elements))
+    if unknown:
+        names = ", ".join(chemical_symbols[n] for n in unknown)
+        known = ", ".join(chemical_symbols[n] for n in elements)
+        raise DataError(f"{names}: not among the model's elements ({known}); train a model on data that has them")
+    return np.searchsorted(np.asarray(elements), numbers).astype(np.int32)
+
+
+def kinetic_temperature_energy(trajectories: Sequence[Trajectory]) -> float:
+    """kT [eV] = ⟨p²/m⟩/3 with 3N − 3 degrees of freedom, over all frames."""
+    values = [2 * t.kinetic_energies.mean() / max(3 * t.n_atoms - 3, 1) for t in trajectories]
+    return float(np.mean(values))
+
+
+def on_device(batch: Batch) -> Batch:
+    return jax.tree.map(jnp.asarray, batch)
+
+
+def _offset(t: Trajectory, stride_fs: float) -> int:
+    where = t.info.get("path", "a trajectory")
+    offset = round(stride_fs / t.spacing_fs)
+    if offset < 1 or abs(offset * t.spacing_fs - stride_fs) > 1e-6 * stride_fs:
+        raise DataError(
+            f"{where}: a stride of {stride_fs:g} fs is no multiple of its frame spacing, {t.spacing_fs:g} fs; "
+            f"take {max(1, offset) * t.spacing_fs:g} fs or sample with another spacing"
+        )
+    if len(t.times) <= offset:
+        raise DataError(
+            f"{where}: too few frames for a stride of {stride_fs:g} fs: {len(t.times)} frames span "
+            f"{t.times[-1] - t.times[0]:g} fs; sample longer trajectories or take a shorter stride"
+        )
+    return offset

@@ -1,0 +1,66 @@
+"""Maps one after another."""
+
+from functools import reduce
+from typing import Any
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax import Array
+
+from symstride.errors import ConfigError
+from symstride.maps.base import Map
+from symstride.maps.generating import Poincare
+from symstride.phase import Particles, Phase, Status
+
+
+def combine(*statuses: Status) -> Status:
+    """The status of several strides as one: converged if all are, gradients added, the largest excursion."""
+
+    def pair(a: Status, b: Status) -> Status:
+        return Status(
+            a.converged & b.converged, a.iterations + b.iterations, jnp.maximum(a.excursion, b.excursion)
+        )
+
+    return reduce(pair, statuses)
+
+
+def resume(part: Map, memory: Any, z: Phase, h: float | Array, particles: Particles) -> Any:
+    """The memory for a stride from a z where the last did not end: a first guess is good, forces are not."""
+    return memory if isinstance(part, Poincare) else part.begin(z, h, particles)
+
+
+class Composition(Map):
+    """Φ_h = Φ_n,f_n·h ∘ … ∘ Φ_1,f_1·h: `maps` in the order they act, each over its fraction of h.
+
+    Always symplectic. Reversible, and odd in h, only if palindromic: maps and fractions read the same
+    backwards (one map over f, 1 − 2f, f, say: Yoshida's triple jump). The inverse is right for any.
+    Forces are computed anew where a part begins; `iterations` counts those of the strides alone.
+    """
+
+    maps: tuple[Map, ...]
+    fractions: tuple[float, ...] = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        if not self.maps or len(self.maps) != len(self.fractions):
+            raise ConfigError(
+                f"a composition has {len(self.maps)} maps and {len(self.fractions)} fractions: "
+                "give as many of each, at least one"
+            )
+
+    def begin(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Any, ...]:
+        return tuple(m.begin(z, f * h, particles) for m, f in zip(self.maps, self.fractions, strict=True))
+
+    def step(
+        self, z: Phase, memory: tuple[Any, ...], h: float | Array, particles: Particles
+    ) -> tuple[Phase, tuple[Any, ...], Status]:
+        memories, statuses = [], []
+        for part, fraction, last in zip(self.maps, self.fractions, memory, strict=True):
+            last = resume(part, last, z, fraction * h, particles)
+            z, last, status = part.step(z, last, fraction * h, particles)
+            memories.append(last)
+            statuses.append(status)
+        return z, tuple(memories), combine(*statuses)
+
+    def inverse(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:
+        """Φ_h⁻¹(z): the inverses in reverse order."""
+        return Composition(self.maps[::-1], self.fractions[::-1])(z, -h, particles)

@@ -1,0 +1,85 @@
+"""The implicit action: a map from its generating function S³ (Poincaré's, of the midpoint)."""
+
+from abc import abstractmethod
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import optimistix as optx
+from jax import Array
+
+from symstride.maps.base import Map
+from symstride.phase import Particles, Phase, Status
+from symstride.solve import Anderson
+from symstride.units import KB
+
+
+class Action(eqx.Module):
+    """A generating function S³(q̄, p̄; h), even in p̄ and odd in h by its own construction.
+
+    Evenness makes its map reversible, oddness makes Φ₋ₕ the inverse of Φₕ; as h → 0, S³/h → H.
+    """
+
+    @abstractmethod
+    def value(self, q: Array, p: Array, h: float | Array, particles: Particles) -> Array:
+        """S³ in eV times the time unit Å√(u/eV), summed over replicas: q, p [M, 3] → []."""
+
+    def gradient(self, q: Array, p: Array, h: float | Array, particles: Particles) -> tuple[Array, Array]:
+        """(∂S³/∂q̄, ∂S³/∂p̄), each [M, 3]."""
+        return jax.grad(self.value, argnums=(0, 1))(q, p, h, particles)
+
+
+class Poincare(Map):
+    """z′ = z + J∇S³((z + z′)/2):  Δq = ∂S³/∂p̄, Δp = −∂S³/∂q̄.
+
+    The unknown is Δ in thermal units at `temperature` (K): Δq/(v_th |h|) and Δp/√(m kT), v_th = √(kT/m),
+    arranged [replicas, 6N], so that one tolerance serves all atoms. The solution is the last gradient
+    computed: z′ − z is J∇S³ at a midpoint that is off by at most half the tolerance, and total momentum is
+    conserved to rounding. Unconverged replicas are so in the status, after `max_steps` gradients at the
+    latest. The memory is the last Δ, the first guess of the next stride.
+
+    For a mode of frequency ω and θ = ωh, F contracts by |tan(θ/2)|; S³ ceases to exist at θ = π.
+
+    Source: Hairer, Lubich, Wanner, Geometric Numerical Integration (2006), VI.5, eq. 5.7; Feng and Qin.
+    """
+
+    action: Action
+    solver: Anderson
+    temperature: float
+    max_steps: int = eqx.field(static=True, default=64)
+
+    def begin(self, z: Phase, h: float | Array, particles: Particles) -> Array:
+        """No change, [replicas, 6N]."""
+        return jnp.zeros((particles.replicas, 2 * z.q.size // particles.replicas))
+
+    def step(
+        self, z: Phase, memory: Array, h: float | Array, particles: Particles
+    ) -> tuple[Phase, Array, Status]:
+        thermal = jnp.sqrt(particles.masses * KB * self.temperature)[:, None]
+        flight = thermal * jnp.broadcast_to(jnp.abs(h) / particles.masses, particles.masses.shape)[:, None]
+
+        def change(x: Array) -> tuple[Array, Array]:
+            dq, dp = (part.reshape(z.q.shape) for part in jnp.split(x, 2, axis=1))
+            return flight * dq, thermal * dp
+
+        def image(x: Array, _) -> tuple[Array, Array]:
+            dq, dp = change(x)
+            q = z.q + dq / 2
+            by_q, by_p = self.action.gradient(q, z.p + dp / 2, h, particles)
+            scaled = [particles.per_replica(by_p / flight), particles.per_replica(-by_q / thermal)]
+            return jnp.concatenate(scaled, axis=1), particles.neighbors.excursion(q)
+
+        solution = optx.fixed_point(
+            image,
+            self.solver,
+            memory,
+            has_aux=True,
+            max_steps=self.max_steps,
+            adjoint=self.solver.adjoint,
+            throw=False,
+        )
+        dq, dp = change(solution.value)
+        converged = solution.stats["converged"]
+        guess = jnp.where(converged[:, None], solution.value, 0.0)
+        status = Status(converged, solution.stats["iterations"], solution.aux)
+        return Phase(z.q + dq, z.p + dp), guess, status

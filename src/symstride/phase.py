@@ -1,0 +1,51 @@
+"""Phase-space points and the particles they belong to."""
+
+import equinox as eqx
+import jax.numpy as jnp
+from jax import Array
+
+from symstride.neighbors import Neighbors
+
+
+class Phase(eqx.Module):
+    """A point z = (q, p) of phase space; for particles both are [M, 3] in ASE units, float64."""
+
+    q: Array
+    p: Array
+
+    def reversed(self) -> "Phase":
+        """R z = (q, −p): the same point with time running backwards."""
+        return Phase(self.q, -self.p)
+
+
+class Particles(eqx.Module):
+    """What a map must know of the particles besides their phase-space point.
+
+    Several replicas of a system are one flat graph of M = replicas × N atoms.
+    """
+
+    species: Array  # [M] index into the model's list of elements
+    masses: Array  # [M] u
+    neighbors: Neighbors
+    replicas: int = eqx.field(static=True, default=1)
+
+    def per_replica(self, x: Array) -> Array:
+        """[M, 3] → [replicas, 3N]."""
+        return x.reshape(self.replicas, -1)
+
+
+class Status(eqx.Module):
+    """How one stride went, for each replica.
+
+    `excursion` is the largest distance [Å] between a position at which forces were taken and where the
+    neighbour list was built: the list covers it up to half its skin.
+    """
+
+    converged: Array  # [replicas] bool
+    iterations: Array  # [replicas] int, gradients used by this stride
+    excursion: Array  # [] Å
+
+    @staticmethod
+    def explicit(gradients: int, excursion: Array, replicas: int) -> "Status":
+        """The status of a stride with nothing to solve."""
+        return Status(jnp.ones(replicas, bool), jnp.full(replicas, gradients), excursion)
