@@ -1,0 +1,5 @@
+"""Solvers of the implicit maps' equations."""
+
+from symstride.solve.anderson import Anderson
+
+__all__ = ["Anderson"]
