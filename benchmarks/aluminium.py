@@ -94,7 +94,6 @@ def simulate(model, stride_fs: float, starts, ps: float):
     from ase.calculators.emt import EMT
 
     from symstride.data.pairs import species_of
-    from symstride.errors import SimulationError
     from symstride.phase import Phase
     from symstride.simulate.nve import Simulation
     from symstride.units import FS
@@ -107,18 +106,13 @@ def simulate(model, stride_fs: float, starts, ps: float):
     z = Phase(*(jnp.concatenate([getattr(t, x)[0] for t in starts]) for x in ("positions", "momenta")))
     every = max(1, round(8 / stride_fs))
     frames = int(1000 * ps / stride_fs / every)
-    memory, positions, momenta, gradients = None, [z.q], [z.p], 0
-    failed = None
-    for frame in range(frames):
-        try:
-            z, memory, tally = simulation.advance(z, memory, every)
-        except SimulationError as error:
-            failed = {"ps": frame * every * stride_fs / 1000, "why": str(error)}
-            break
-        positions.append(z.q), momenta.append(z.p)
-        gradients += int(np.mean(tally.gradients))
-    shape = (len(positions), len(starts), -1, 3)
-    q, p = (np.asarray(jnp.stack(x)).reshape(shape) for x in (positions, momenta))
+    done = simulation.stretch(z, None, frames * every, every=every, frames=frames)
+    failed = done.failure and {"ps": done.strides * stride_fs / 1000, "why": str(done.failure.error)}
+    shape = (-1, len(starts), first.n_atoms, 3)
+    q, p = (
+        np.concatenate([np.asarray(at_start)[None], kept]).reshape(shape)
+        for at_start, kept in ((z.q, done.positions), (z.p, done.momenta))
+    )
     times = np.arange(len(q)) * every * stride_fs
     sparse = max(1, round(250 / (every * stride_fs)))
     atoms = Atoms(numbers=first.numbers, cell=first.cell, pbc=first.pbc, calculator=EMT())
@@ -131,7 +125,7 @@ def simulate(model, stride_fs: float, starts, ps: float):
     for k in range(len(starts)):
         energies = np.array([energy(x) if n % sparse == 0 else np.nan for n, x in enumerate(q[:, k])])
         runs.append(replace(first, times=times, positions=q[:, k], momenta=p[:, k], energies=energies, forces=None))
-    return runs, gradients / max(1, (len(q) - 1) * every), failed
+    return runs, float(np.mean(done.gradients)) / max(1, done.strides), failed
 
 
 def row(kind: str, model, stride: float, reference, given, timing: dict) -> dict:
