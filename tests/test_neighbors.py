@@ -59,7 +59,10 @@ def test_same_pairs_as_ase(name, reach):
 
 @settings(max_examples=15, deadline=None)
 @given(
-    st.integers(0, 10**6), st.integers(1, 6), st.lists(st.booleans(), min_size=3, max_size=3), st.floats(1.5, 5.0)
+    st.integers(0, 10**6),
+    st.integers(1, 6),
+    st.lists(st.booleans(), min_size=3, max_size=3),
+    st.floats(1.5, 5.0),
 )
 def test_any_triclinic_cell(seed, atoms, pbc, reach):
     rng = np.random.default_rng(seed)

@@ -87,7 +87,11 @@ def test_small_cell_equals_its_supercell(network):
     (u, x), copies = _inputs(small), len(large) // len(small)
     few = _terms(network, jnp.asarray(small.positions), u, x, _particles(small))
     many = _terms(
-        network, jnp.asarray(large.positions), jnp.tile(u, (copies, 1)), jnp.tile(x, copies), _particles(large)
+        network,
+        jnp.asarray(large.positions),
+        jnp.tile(u, (copies, 1)),
+        jnp.tile(x, copies),
+        _particles(large),
     )
     np.testing.assert_allclose(many, np.tile(few, (copies, 1)), atol=1e-11)
 
@@ -147,7 +151,7 @@ def test_learned_maps_are_symplectic_and_reversible(kind, options):
 
     @jax.jit
     def step(q, p):
-        z, status = built(Phase(q, p), h, particles)
+        z, _ = built(Phase(q, p), h, particles)
         return z.q, z.p
 
     def advance(q, p, n):
@@ -168,7 +172,9 @@ def test_learned_maps_are_symplectic_and_reversible(kind, options):
 
 def test_stride_and_mass_enter_together():
     """Half the stride and a quarter of the mass: the same kicks, as classical mechanics demands."""
-    config = MapConfig(kind="explicit", strides_fs=(8.0,), precision="float64", network=NetworkConfig(**SIZES))
+    config = MapConfig(
+        kind="explicit", strides_fs=(8.0,), precision="float64", network=NetworkConfig(**SIZES)
+    )
     kicks = build_map(config, SCALES, (13,), jax.random.key(2)).kicks
     atoms, z = _crystal()
     one = jax.tree.map(jnp.asarray, _one_species(atoms, 1.0))

@@ -2,7 +2,7 @@
 
 
 class SymstrideError(Exception):
-    """Base of every error a user can cause or meet. The command line prints it in one line and exits with 1."""
+    """Base of every error a user can cause or meet: one line on the command line, which then exits with 1."""
 
 
 class DataError(SymstrideError):

@@ -3,7 +3,7 @@
 import json
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -33,9 +33,11 @@ class NetworkConfig(Config):
     """The particle network's sizes."""
 
     cutoff: PositiveFloat = 5.5
-    radial: PositiveInt = Field(12, description="radial functions")
-    decay: PositiveFloat = Field(8.0, description="Å; small resolves short bonds, large all distances alike")
-    nearest: PositiveFloat = Field(1.5, description="Å, below the closest pairs in the data")
+    radial: PositiveInt = Field(default=12, description="radial functions")
+    decay: PositiveFloat = Field(
+        default=8.0, description="Å; small resolves short bonds, large all distances alike"
+    )
+    nearest: PositiveFloat = Field(default=1.5, description="Å, below the closest pairs in the data")
     channels: PositiveInt = 16
     products: PositiveInt = 16
     hidden: PositiveInt = 64
@@ -44,11 +46,15 @@ class NetworkConfig(Config):
 class MapConfig(Config):
     """What kind of map, for which strides."""
 
-    kind: Literal["explicit", "s3", "verlet"] = Field(description="explicit, s3 or verlet (a plain potential)")
+    kind: Literal["explicit", "s3", "verlet"] = Field(
+        description="explicit, s3 or verlet (a plain potential)"
+    )
     strides_fs: tuple[PositiveFloat, ...] = Field(min_length=1, description="the strides to learn, fs")
-    drifts: int = Field(2, ge=1, le=4, description="of an explicit map: gradients a stride")
-    shared: bool = Field(True, description="one network for all kicks of an explicit map, or one for each")
-    orders: PositiveInt = Field(2, description="powers of h² in the learned corrections")
+    drifts: int = Field(default=2, ge=1, le=4, description="of an explicit map: gradients a stride")
+    shared: bool = Field(
+        default=True, description="one network for all kicks of an explicit map, or one for each"
+    )
+    orders: PositiveInt = Field(default=2, description="powers of h² in the learned corrections")
     precision: Literal["float32", "float64"] = "float32"
     tolerance: PositiveFloat = Field(1e-5, description="of an implicit map's solve, thermal units")
     network: NetworkConfig = NetworkConfig()
@@ -96,11 +102,12 @@ class Model:
 
 def build_map(config: MapConfig, scales: Scales, elements: tuple[int, ...], key: jax.Array) -> Map:
     """A map with fresh weights."""
-    sizes = config.network.model_dump() | {"species": len(elements)}
+    sizes: dict[str, Any] = config.network.model_dump() | {"species": len(elements)}
     if config.kind == "s3":
         network = ParticleNetwork(config.orders + 1, **sizes, moving=True, key=key)
         action = LearnedAction(network, scales.energy, scales.length, scales.stride_unit, config.orders)
-        built = Dressed(FreeFlight(), Poincare(action, Anderson(tolerance=config.tolerance), scales.temperature))
+        solver = Anderson(tolerance=config.tolerance, history=12)  # pyright: ignore[reportCallIssue]: the rest are properties
+        built = Dressed(FreeFlight(), Poincare(action, solver, scales.temperature))
     else:
         drifts, orders = (1, 0) if config.kind == "verlet" else (config.drifts, config.orders)
         distinct = drifts // 2 + 1 if config.kind == "explicit" else 1
@@ -108,7 +115,9 @@ def build_map(config: MapConfig, scales: Scales, elements: tuple[int, ...], key:
         outputs = LearnedKicks.outputs(orders, distinct, shared)
         keys = jax.random.split(key, 1 if shared else distinct)
         networks = tuple(ParticleNetwork(outputs, **sizes, key=k) for k in keys)
-        built = Palindrome(LearnedKicks(networks, scales.energy, scales.stride_unit, orders, distinct), drifts)
+        built = Palindrome(
+            LearnedKicks(networks, scales.energy, scales.stride_unit, orders, distinct), drifts
+        )
     dtype = jnp.dtype(config.precision)
     return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, built)
 
@@ -136,11 +145,17 @@ def load_model(path: Path) -> Model:
             if not isinstance(header, dict):
                 raise ModelError(f"{path}: a safetensors file, but not a symstride model")
             if header.get("format") != FORMAT:
-                raise ModelError(f"{path}: model format {header.get('format')!r}, this version reads {FORMAT}")
+                raise ModelError(
+                    f"{path}: model format {header.get('format')!r}, this version reads {FORMAT}"
+                )
             config = MapConfig.model_validate(header["config"])
             scales = Scales.model_validate(header["scales"])
             elements = tuple(int(n) for n in header["elements"])
-            if not elements or list(elements) != sorted(set(elements)) or not 0 < elements[0] <= elements[-1] < 119:
+            if (
+                not elements
+                or list(elements) != sorted(set(elements))
+                or not 0 < elements[0] <= elements[-1] < 119
+            ):
                 raise ModelError(f"{path}: its elements {elements} are not ascending atomic numbers")
             skeleton = eqx.filter_eval_shape(build_map, config, scales, elements, jax.random.key(0))
             wanted = _named(skeleton)
@@ -151,20 +166,32 @@ def load_model(path: Path) -> Model:
             for name, want in wanted.items():
                 got = file.get_slice(name)
                 if tuple(got.get_shape()) != want.shape:
-                    raise ModelError(f"{path}: {name} has shape {got.get_shape()}, its configuration {want.shape}")
+                    raise ModelError(
+                        f"{path}: {name} has shape {got.get_shape()}, its configuration {want.shape}"
+                    )
                 arrays[name] = jnp.asarray(file.get_tensor(name))
+                if arrays[name].dtype != want.dtype:
+                    raise ModelError(
+                        f"{path}: {name} is {arrays[name].dtype}, its configuration says {want.dtype}"
+                    )
                 if not bool(jnp.all(jnp.isfinite(arrays[name]))):
                     raise ModelError(f"{path}: {name} holds NaN or infinity")
             leaves, structure = jax.tree_util.tree_flatten_with_path(skeleton)
             filled = [arrays.get(jax.tree_util.keystr(p), leaf) for p, leaf in leaves]
             built = jax.tree_util.tree_unflatten(structure, filled)
             return Model(built, config, scales, elements, dict(header["provenance"]))
-    except (OSError, SafetensorError, ValueError, KeyError, TypeError) as error:
-        if isinstance(error, ValidationError):
-            error = "its configuration is not valid"
-        raise ModelError(f"{path}: not a readable model ({str(error).splitlines()[0]})") from None
+    except ValidationError as error:
+        key = ".".join(map(str, error.errors()[0]["loc"]))
+        raise ModelError(
+            f"{path}: not a readable model (its header's {key or error.title} is not valid)"
+        ) from None
+    except KeyError as error:
+        raise ModelError(f"{path}: not a readable model (its header has no {error})") from None
+    except (OSError, SafetensorError, ValueError, TypeError, OverflowError, RecursionError) as error:
+        raise ModelError(f"{path}: not a readable model ({' '.join(str(error).split())})") from None
 
 
-def _named(tree) -> dict[str, jax.Array]:
+def _named(tree) -> dict:
+    """The arrays of a map (or their shapes) by their place in it."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves}
+    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if hasattr(leaf, "shape")}

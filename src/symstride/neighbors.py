@@ -12,6 +12,8 @@ from jax import Array
 
 from symstride.errors import DataError
 
+AnyArray = Array | np.ndarray  # numpy where data are gathered, jax where they are computed with
+
 
 class Neighbors(eqx.Module):
     """Directed pairs i → j of all atoms closer than cutoff + skin, periodic images included.
@@ -19,11 +21,11 @@ class Neighbors(eqx.Module):
     Slots that hold no neighbour point to atom i itself and are masked.
     """
 
-    index: Array  # [M, K] j
-    shift: Array  # [M, K, 3] Å, the image of j: r_ij = q_j + shift − q_i
-    mask: Array  # [M, K] bool
-    reverse: Array  # [M, K] flat slot of the pair j → i
-    origin: Array  # [M, 3] Å, where the list was built
+    index: AnyArray  # [M, K] j
+    shift: AnyArray  # [M, K, 3] Å, the image of j: r_ij = q_j + shift − q_i
+    mask: AnyArray  # [M, K] bool
+    reverse: AnyArray  # [M, K] flat slot of the pair j → i
+    origin: AnyArray  # [M, 3] Å, where the list was built
 
     def gather(self, x: Array) -> Array:
         """[M, …] → [M, K, …]: each neighbour's value.
@@ -64,7 +66,10 @@ def neighbor_list(q, cell, pbc, reach: float, slots: int = 0) -> Neighbors:
     cell = np.where(np.asarray(pbc, bool)[:, None], cell, 0.0)
     half = vesin.NeighborList(cutoff=reach, full_list=False)
     i, j, images = half.compute(
-        points=np.ascontiguousarray(q, float), box=_complete(cell), periodic=list(map(bool, pbc)), quantities="ijS"
+        points=np.ascontiguousarray(q, float),
+        box=_complete(cell),
+        periodic=list(map(bool, pbc)),
+        quantities="ijS",
     )
     pairs = len(i)
     i, j = np.concatenate([i, j]).astype(np.int32), np.concatenate([j, i]).astype(np.int32)

@@ -4,7 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax import Array
 
-from symstride.neighbors import Neighbors
+from symstride.neighbors import AnyArray, Neighbors
 
 
 class Phase(eqx.Module):
@@ -24,8 +24,8 @@ class Particles(eqx.Module):
     Several replicas of a system are one flat graph of M = replicas × N atoms.
     """
 
-    species: Array  # [M] index into the model's list of elements
-    masses: Array  # [M] u
+    species: AnyArray  # [M] index into the model's list of elements
+    masses: AnyArray  # [M] u
     neighbors: Neighbors
     replicas: int = eqx.field(static=True, default=1)
 

@@ -44,5 +44,5 @@ class LearnedAction(Action):
         return eqx.tree_at(lambda s: s.network, self, network)
 
     def _arguments(self, p: Array, h: float | Array, particles: Particles) -> tuple[Array, Array]:
-        step = (h / particles.masses)[:, None] * p / self.length
+        step = jnp.divide(h, particles.masses)[:, None] * p / self.length
         return step, reduced_stride(h, particles.masses, self.stride_unit)

@@ -7,12 +7,13 @@ from jax import Array
 
 from symstride.actions.particle import ParticleNetwork
 from symstride.maps.palindrome import Kicks
+from symstride.neighbors import AnyArray
 from symstride.phase import Particles
 
 
-def reduced_stride(h: float | Array, masses: Array, unit: float) -> Array:
+def reduced_stride(h: float | Array, masses: AnyArray, unit: float) -> Array:
     """x = h²/m in units of `unit` [M]: the only way in which a stride and a mass enter q-space mechanics."""
-    return h * h / masses / unit
+    return jnp.divide(h * h, masses) / unit
 
 
 class LearnedKicks(Kicks):

@@ -7,6 +7,8 @@ enter only in products of two, so that the output is even in p to rounding.
 """
 
 import math
+from functools import reduce
+from itertools import pairwise
 
 import equinox as eqx
 import jax
@@ -14,6 +16,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from symstride.neighbors import AnyArray
 from symstride.phase import Particles
 
 _SYMMETRIC = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # the six components of a symmetric tensor
@@ -43,7 +46,7 @@ class Radial(eqx.Module):
     nearest: float = eqx.field(static=True)
     sharpness: int = eqx.field(static=True, default=24)
 
-    def __call__(self, r: Array, mask: Array) -> Array:
+    def __call__(self, r: Array, mask: AnyArray) -> Array:
         """[…] Å → […, R], before decorrelation, which costs nothing in the weights that follow."""
         near, far = math.exp(-self.nearest / self.decay), math.exp(-self.cutoff / self.decay)
         x = 2 * (jnp.exp(-r / self.decay) - far) / (near - far) - 1
@@ -57,7 +60,7 @@ class Radial(eqx.Module):
         envelope = jnp.where(mask & (r < self.cutoff), envelope, 0)
         return jnp.stack(functions[: self.size], -1) * envelope[..., None]
 
-    def calibrated(self, r: Array, mask: Array, neighbors: float) -> "Radial":
+    def calibrated(self, r: Array, mask: AnyArray, neighbors: float) -> "Radial":
         """With the covariance over the pairs at distances `r`; sums over ~`neighbors` pairs get unit size."""
         seen = np.asarray(self(r, mask), float)[np.asarray(mask & (r < self.cutoff))]
         size, axes = np.linalg.eigh(seen.T @ seen / len(seen))
@@ -107,7 +110,11 @@ def _dot(t: Array, v: Array) -> Array:
 def _trace(a: Array, b: Array, c: Array) -> Array:
     """tr(abc) of symmetric tensors [M, 6, L]."""
     columns = [jnp.stack(column, 1) for column in _columns(b)]
-    return sum(jnp.sum(_dot(a, column) * jnp.stack(row, 1), 1) for column, row in zip(columns, _columns(c), strict=True))
+    terms = [
+        jnp.sum(_dot(a, column) * jnp.stack(row, 1), 1)
+        for column, row in zip(columns, _columns(c), strict=True)
+    ]
+    return reduce(jnp.add, terms)
 
 
 def _columns(t: Array) -> list[list[Array]]:
@@ -131,7 +138,7 @@ class Layer(eqx.Module):
         invariants = channels * (3 if moving else 1) + products * (8 if moving else 4)
         self.mean, self.inverse_std = Constant(jnp.zeros(invariants)), Constant(jnp.ones(invariants))
         sizes = [invariants + extra, hidden, hidden]
-        self.dense = [(_dense(next(keys), a, b), jnp.zeros(b)) for a, b in zip(sizes, sizes[1:], strict=False)]
+        self.dense = [(_dense(next(keys), a, b), jnp.zeros(b)) for a, b in pairwise(sizes)]
 
     def invariants(self, d: Densities) -> Array:
         """[M, invariants], before standardisation."""
@@ -221,8 +228,9 @@ class ParticleNetwork(eqx.Module):
         return self.readout.dtype
 
     def __call__(self, q: Array, step: Array | None, x: Array, particles: Particles) -> Array:
-        """**Arguments:** q [M, 3] Å; `step` [M, 3] displacements h p/m in units of their size in the data (None
-        for a network of positions alone); x [M] the stride's square over mass, in units of its largest value.
+        """**Arguments:** q [M, 3] Å; `step` [M, 3] displacements h p/m in units of their size in the data
+        (None for a network of positions alone); x [M] the stride's square over mass, in units of its largest
+        value.
         """
         densities, edges = self._first_densities(q, step, particles)
         standard1, hidden1, extra = self._first(densities, x, particles)
@@ -258,7 +266,9 @@ class ParticleNetwork(eqx.Module):
             step = (neighbors.gather(step) - step[:, None]).astype(self.dtype)
         angular = _angular(vectors / r[..., None], step)
         # contracted with the bare radial functions; the weights, and decorrelation, act on atoms
-        a = self._by_species(jnp.einsum("mky,mkr->myr", angular, self._of_neighbors(functions, particles)), particles)
+        a = self._by_species(
+            jnp.einsum("mky,mkr->myr", angular, self._of_neighbors(functions, particles)), particles
+        )
         return _graded(a), (functions, angular)
 
     def _of_neighbors(self, functions: Array, particles: Particles) -> Array:
@@ -271,8 +281,9 @@ class ParticleNetwork(eqx.Module):
     def _by_species(self, a: Array, particles: Particles) -> Array:
         """[M, y, S·R] → [M, y, C] with the weights of the central atom's species."""
         weights = [
-            jnp.einsum("rq,sqc->src", self.radial.decorrelate(), w.reshape(-1, self.radial.size, w.shape[1]))
-            .reshape(self.species, -1, w.shape[1])
+            jnp.einsum(
+                "rq,sqc->src", self.radial.decorrelate(), w.reshape(-1, self.radial.size, w.shape[1])
+            ).reshape(self.species, -1, w.shape[1])
             for w in self.first
         ]
         kinds = [slice(0, 1), slice(1, 4), slice(4, 10), slice(10, 13), slice(13, 19)]

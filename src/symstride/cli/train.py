@@ -18,7 +18,13 @@ def command(
     from symstride.train.plots import describe, learning_curve
 
     settings = load_config(config, TrainConfig)
-    columns = (TextColumn("training"), BarColumn(), MofNCompleteColumn(), TextColumn("steps,"), TimeRemainingColumn())
+    columns = (
+        TextColumn("training"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TextColumn("steps,"),
+        TimeRemainingColumn(),
+    )
     with Progress(*columns, TextColumn("left")) as bar:
         task = bar.add_task("", total=None)
 

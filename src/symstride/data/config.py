@@ -33,10 +33,10 @@ class Config(BaseModel):
 class StructureConfig(Config):
     """A structure file that ASE reads (its last frame), or a bulk crystal; `repeat` along each axis."""
 
-    file: Path | None = Field(None, description="a structure file that ASE reads")
-    bulk: str | None = Field(None, description="a chemical symbol or formula, as for ase.build.bulk")
+    file: Path | None = Field(default=None, description="a structure file that ASE reads")
+    bulk: str | None = Field(default=None, description="a chemical symbol or formula, as for ase.build.bulk")
     cubic: bool = False
-    a: PositiveFloat | None = Field(None, description="lattice constant, Å")
+    a: PositiveFloat | None = Field(default=None, description="lattice constant, Å")
     repeat: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 1, 1)
 
     @model_validator(mode="after")
@@ -53,7 +53,7 @@ class CalculatorConfig(Config):
 
     name: Literal["emt", "lj", "tblite", "openmm"] | None = None
     import_: str | None = Field(
-        None, alias="import", pattern=r"^[\w.]+:\w+$", description="package.module:Class"
+        default=None, alias="import", pattern=r"^[\w.]+:\w+$", description="package.module:Class"
     )
     arguments: dict[str, Any] = {}
 
@@ -85,15 +85,15 @@ class SampleConfig(Config):
         tuple[PositiveFloat, ...], BeforeValidator(_several), AfterValidator(_not_empty)
     ] = Field(description="kelvin; one, or a list taken in turn by the trajectories")
     trajectories: PositiveInt = Field(description="how many")
-    thermalize_ps: float = Field(1.0, ge=0)
+    thermalize_ps: float = Field(default=1.0, ge=0)
     length_ps: PositiveFloat = Field(description="NVE length of each, after thermalisation")
     timestep_fs: PositiveFloat = Field(description="step of the reference's velocity Verlet")
-    every: PositiveInt = Field(1, description="steps from one kept frame to the next")
-    seed: int = Field(0, ge=0)
+    every: PositiveInt = Field(default=1, description="steps from one kept frame to the next")
+    seed: int = Field(default=0, ge=0)
     processes: PositiveInt = 1
     output: Path = Field(description="a directory")
     segment_frames: PositiveInt = Field(
-        50, description="frames kept at a time; a kill loses fewer than these"
+        default=50, description="frames kept at a time; a kill loses fewer than these"
     )
     max_drift_mev_per_atom_per_ps: PositiveFloat = 0.1
 

@@ -1,6 +1,7 @@
 """Training pairs (z, Φ_h z) drawn from reference trajectories, as flat graphs."""
 
 from collections.abc import Sequence
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -36,7 +37,11 @@ class Pairs:
     """
 
     def __init__(
-        self, trajectories: Sequence[Trajectory], strides_fs: Sequence[float], elements: Sequence[int], cutoff: float
+        self,
+        trajectories: Sequence[Trajectory],
+        strides_fs: Sequence[float],
+        elements: Sequence[int],
+        cutoff: float,
     ):
         self.trajectories, self.strides_fs, self.cutoff = list(trajectories), list(strides_fs), cutoff
         self.elements = list(elements)
@@ -71,14 +76,14 @@ class Pairs:
         ]
         neighbors = join(lists)
         self.slots = neighbors.index.shape[1]  # grows rarely: each growth compiles anew
-        atoms = [t.n_atoms for t, *_ in picked]
-        groups = np.repeat([g for *_, g in picked], atoms)
         return Batch(
-            start=Phase(*(np.concatenate([getattr(t, x)[a] for t, a, _, _ in picked]) for x in _QP)),
-            end=Phase(*(np.concatenate([getattr(t, x)[b] for t, _, b, _ in picked]) for x in _QP)),
-            forces=np.concatenate([np.full((t.n_atoms, 3), np.nan) if t.forces is None else t.forces[a] for t, a, *_ in picked]),
-            h=np.asarray(self.strides_fs)[groups] * FS,
-            group=groups,
+            start=Phase(*(_joined([getattr(t, x)[a] for t, a, _, _ in picked]) for x in _QP)),
+            end=Phase(*(_joined([getattr(t, x)[b] for t, _, b, _ in picked]) for x in _QP)),
+            forces=_joined(
+                [np.full((t.n_atoms, 3), np.nan) if t.forces is None else t.forces[a] for t, a, *_ in picked]
+            ),
+            h=_joined([np.full(t.n_atoms, self.strides_fs[group] * FS) for t, *_, group in picked]),
+            group=_joined([np.full(t.n_atoms, group) for t, *_, group in picked]),
             particles=Particles(
                 species_of(np.concatenate([t.numbers for t, *_ in picked]), self.elements),
                 np.concatenate([t.masses for t, *_ in picked]),
@@ -91,6 +96,11 @@ class Pairs:
 _QP = ("positions", "momenta")
 
 
+def _joined(parts: list[np.ndarray]) -> Any:
+    """[M, …] over the atoms of all frames; numpy until `on_device`."""
+    return np.concatenate(parts)
+
+
 def species_of(numbers: np.ndarray, elements: Sequence[int]) -> np.ndarray:
     """Indices of atomic numbers in the model's elements. Raises DataError naming the unknown ones."""
     from ase.data import chemical_symbols
@@ -99,7 +109,9 @@ def species_of(numbers: np.ndarray, elements: Sequence[int]) -> np.ndarray:
     if unknown:
         names = ", ".join(chemical_symbols[n] for n in unknown)
         known = ", ".join(chemical_symbols[n] for n in elements)
-        raise DataError(f"{names}: not among the model's elements ({known}); train a model on data that has them")
+        raise DataError(
+            f"{names}: not among the model's elements ({known}); train a model on data that has them"
+        )
     return np.searchsorted(np.asarray(elements), numbers).astype(np.int32)
 
 
@@ -118,7 +130,7 @@ def _offset(t: Trajectory, stride_fs: float) -> int:
     offset = round(stride_fs / t.spacing_fs)
     if offset < 1 or abs(offset * t.spacing_fs - stride_fs) > 1e-6 * stride_fs:
         raise DataError(
-            f"{where}: a stride of {stride_fs:g} fs is no multiple of its frame spacing, {t.spacing_fs:g} fs; "
+            f"{where}: stride {stride_fs:g} fs is no multiple of its frame spacing, {t.spacing_fs:g} fs; "
             f"take {max(1, offset) * t.spacing_fs:g} fs or sample with another spacing"
         )
     if len(t.times) <= offset:

@@ -60,7 +60,7 @@ class Segments:
 
     def load(self) -> Trajectory:
         """All frames so far. Raises DataError if there are none or one segment is damaged."""
-        parts = [part for part, _ in self._parts()]
+        parts = [part for part, _ in self.parts()]
         if not parts:
             raise DataError(f"{self.folder}: holds no frames yet")
         first = {name: getattr(parts[0], name) for name in (*_ARRAYS, "info")}
@@ -73,7 +73,7 @@ class Segments:
         """Writes all of it as one H5MD file, then removes the segments; returns `path`."""
         if not self.paths:
             raise DataError(f"{self.folder}: holds no frames yet")
-        h5md.write_parts(path, self._parts())
+        h5md.write_parts(path, self.parts())
         self.remove()
         return path
 
@@ -81,7 +81,8 @@ class Segments:
         """Removes the segments and their folder."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _parts(self) -> Iterator[tuple[Trajectory, Observables]]:
+    def parts(self) -> Iterator[tuple[Trajectory, Observables]]:
+        """The segments one by one, in order."""
         for path in self.paths:
             trajectory, observables, _ = _load(path)
             yield trajectory, observables

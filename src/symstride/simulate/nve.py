@@ -1,6 +1,6 @@
 """Strides in a row at constant energy, on the device."""
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import equinox as eqx
@@ -9,18 +9,50 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from symstride.errors import ConvergenceError, SimulationError
+from symstride.errors import ConvergenceError, SimulationError, SymstrideError
 from symstride.maps.base import Map
 from symstride.neighbors import Neighbors, join, neighbor_list
 from symstride.phase import Particles, Phase
 from symstride.units import FS
 
+WIDEST = 3.0  # times half the skin: farther than this in one stride is no motion of a sound run
+SHORT = 1e-3 * FS  # a stride so short that a map does nothing but push with its forces
+
 
 class Tally(eqx.Module):
-    """What a run has used so far."""
+    """What some strides have used."""
 
     strides: Array  # [] int
     gradients: Array  # [replicas] int
+
+
+class Frames(eqx.Module):
+    """Frames kept on the device, [F + 1, M, 3]; the last takes what is not kept."""
+
+    q: Array
+    p: Array
+
+
+@dataclass(frozen=True)
+class Failure:
+    """Why a replica could not go on."""
+
+    error: SymstrideError
+    replica: int
+
+
+@dataclass(frozen=True)
+class Stretch:
+    """What came of some strides in a row, up to the first that failed."""
+
+    z: Phase
+    memory: Any
+    strides: int
+    gradients: np.ndarray  # [replicas]
+    positions: np.ndarray  # [F, M, 3], the frames kept
+    momenta: np.ndarray
+    slots: int  # of the neighbour lists; the next stretch needs no new compilation if it is given them
+    failure: Failure | None
 
 
 @dataclass(frozen=True)
@@ -28,7 +60,8 @@ class Simulation:
     """`replicas` copies of one system moved by `map` with stride h, as one flat graph.
 
     Positions are never wrapped. Neighbour lists are found outside jit, at the positions of the last
-    stride they cover, and reused inside until an atom has moved half the skin.
+    stride they cover, and reused inside until an atom has moved half the skin. Where a single stride goes
+    farther than that, its list is made wider.
     """
 
     map: Map
@@ -41,13 +74,15 @@ class Simulation:
     skin: float
     replicas: int
 
-    def particles(self, q: np.ndarray, slots: int = 0) -> Particles:
-        """The system with neighbour lists at q [replicas·N, 3]."""
-        lists = [
-            neighbor_list(part, self.cell, self.pbc, self.cutoff + self.skin, slots)
-            for part in np.asarray(q).reshape(self.replicas, -1, 3)
-        ]
-        found: Neighbors = join(lists)
+    def particles(self, q: np.ndarray | Array, slots: int = 0, skin: float | None = None) -> Particles:
+        """The system with neighbour lists at q [replicas·N, 3]; more slots than asked if they are needed."""
+        reach = self.cutoff + (skin or self.skin)
+        parts = np.asarray(q).reshape(self.replicas, -1, 3)
+        found: Neighbors = join([neighbor_list(part, self.cell, self.pbc, reach, slots) for part in parts])
+        needed = found.index.shape[1]
+        if needed > slots:  # some to spare: each growth compiles anew
+            slots = -(-(needed + 2) // 4) * 4
+            found = join([neighbor_list(part, self.cell, self.pbc, reach, slots) for part in parts])
         species, masses = (np.tile(x, self.replicas) for x in (self.species, self.masses))
         return jax.tree.map(jnp.asarray, Particles(species, masses, found, self.replicas))
 
@@ -57,71 +92,123 @@ class Simulation:
         Raises SimulationError where a stride ends in NaN or outruns even a fresh neighbour list, and
         ConvergenceError where an implicit map's equation was not solved.
         """
-        particles = self.particles(np.asarray(z.q))
-        slots = particles.neighbors.index.shape[1] + 2
+        done = self.stretch(z, memory, strides)
+        if done.failure:
+            raise done.failure.error
+        return done.z, done.memory, Tally(jnp.asarray(done.strides), jnp.asarray(done.gradients))
+
+    def stretch(
+        self,
+        z: Phase,
+        memory: Any,
+        strides: int,
+        *,
+        begin: int = 0,
+        every: int | None = None,
+        frames: int = 0,
+        slots: int = 0,
+    ) -> Stretch:
+        """As `advance`, but a failure is told, not raised, and frames are kept.
+
+        `begin` strides went before; the frame after each stride whose number is a multiple of `every` is
+        kept, in a buffer that takes `frames` of them.
+        """
+        particles = self.particles(z.q, slots)
         if memory is None:
-            memory = _begin(self.map, z, self.h, particles)
+            memory = _begin(self.map, z, jnp.asarray(self.h), particles)
         tally = Tally(jnp.zeros((), int), jnp.zeros(self.replicas, int))
-        done = 0
+        kept = Frames(*(jnp.zeros((frames + 1, *z.q.shape)) for _ in range(2)))
+        skin, done, failure = self.skin, 0, None
+        h, target, at = (jnp.asarray(x) for x in (self.h, strides, (begin, every or begin + strides + 1)))
         while True:
-            z, memory, tally, finite, unsolved = _strides(
-                self.map,
-                z,
-                memory,
-                tally,
-                self.h,
-                particles,
-                jnp.asarray(strides),
-                jnp.asarray(self.skin / 2),
+            slots = particles.neighbors.index.shape[1]
+            z, memory, tally, kept, last = _strides(
+                self.map, z, memory, tally, kept, h, particles, target, jnp.asarray(skin / 2), at
             )
-            where = f"stride {int(tally.strides) + 1} of {self.h / FS:g} fs"
-            if not bool(finite):
-                raise SimulationError(f"{where} gave NaN: the run left what the model knows")
-            if bool(jnp.any(unsolved)):
-                raise ConvergenceError(
-                    f"{where} was not solved to the tolerance (replica {int(jnp.argmax(unsolved))}): "
-                    "take a shorter stride or a looser tolerance, or an explicit map"
-                )
-            if int(tally.strides) == strides:
-                return z, memory, tally
-            if int(tally.strides) == done and done:
-                raise SimulationError(
-                    f"{where}: an atom moved more than {self.skin / 2:.2f} Å within it; "
-                    "the run left what the model knows (or give a larger skin)"
-                )
-            done = int(tally.strides)
-            particles = self.particles(np.asarray(z.q), slots)
-            slots = max(slots, particles.neighbors.index.shape[1])
+            fresh, done = int(tally.strides) == done, int(tally.strides)
+            if done == strides:
+                break
+            skin, excursion = self.skin, float(last.excursion)
+            if fresh:  # not even a list made at its start serves the next stride
+                if not skin / 2 < excursion <= WIDEST * skin / 2:
+                    failure = self._failure(last, begin + done + 1)
+                    break
+                skin = 2.2 * excursion
+            particles = self.particles(z.q, slots, skin)
+        count = (begin + done) // every - begin // every if every else 0
+        positions, momenta = np.asarray(kept.q[:count]), np.asarray(kept.p[:count])
+        return Stretch(z, memory, done, np.asarray(tally.gradients), positions, momenta, slots, failure)
+
+    def forces(self, q: Array, frames: int = 0, slots: int = 0) -> np.ndarray:
+        """−∇V [M, 3] in eV/Å at q, the limit of short strides: what one does to atoms at rest.
+
+        It compiles what a stretch with as many `frames` and `slots` needs.
+        """
+        rest = Phase(q, jnp.zeros_like(q))
+        done = replace(self, h=SHORT).stretch(rest, None, 1, frames=frames, slots=slots)
+        return np.asarray(done.z.p) / SHORT
+
+    def _failure(self, last: "Last", number: int) -> Failure:
+        where = f"stride {number} of {self.h / FS:g} fs"
+        replica = int(jnp.argmax(jnp.where(last.unsolved, jnp.inf, last.moved)))  # NaN counts as the largest
+        which = f" (replica {replica})" if self.replicas > 1 else ""
+        if bool(jnp.any(last.unsolved)):
+            error = ConvergenceError(
+                f"{where} was not solved to the tolerance{which}: "
+                "take a shorter stride or a looser tolerance, or an explicit map"
+            )
+        elif not bool(jnp.all(jnp.isfinite(last.moved))):
+            error = SimulationError(f"{where} gave NaN{which}: the run left what the model knows")
+        else:
+            error = SimulationError(
+                f"{where}: an atom moved {float(last.excursion):.2f} Å within it{which}; "
+                "the run left what the model knows (or give a larger skin)"
+            )
+        return Failure(error, replica)
+
+
+class Last(eqx.Module):
+    """The last stride tried."""
+
+    accepted: Array  # [] bool
+    unsolved: Array  # [replicas] bool
+    moved: Array  # [replicas] the largest change of a coordinate, Å; NaN if anything is
+    excursion: Array  # [] Å
 
 
 @eqx.filter_jit
-def _begin(map: Map, z: Phase, h: float, particles: Particles) -> Any:
+def _begin(map: Map, z: Phase, h: Array, particles: Particles) -> Any:
     return map.begin(z, h, particles)
 
 
 @eqx.filter_jit
-def _strides(map: Map, z: Phase, memory, tally: Tally, h, particles: Particles, target, reach):
-    """Strides until `target` are done, the neighbour list no longer covers one (left undone), or NaN."""
+def _strides(
+    map: Map, z: Phase, memory, tally: Tally, kept: Frames, h, particles: Particles, target, reach, at
+):
+    """Strides until `target` are done or one is not acceptable and left undone."""
+    begin, every = at
+    spare = kept.q.shape[0] - 1
 
     def go_on(carry):
-        _, _, tally, accepted, _, _ = carry
-        return accepted & (tally.strides < target)
+        _, _, tally, _, last = carry
+        return last.accepted & (tally.strides < target)
 
     def stride(carry):
-        z, memory, tally, *_ = carry
+        z, memory, tally, kept, _ = carry
         z1, memory1, status = map.step(z, memory, h, particles)
-        covered = status.excursion <= reach
-        unsolved = ~status.converged & covered
-        finite = jnp.all(jnp.isfinite(z1.q)) & jnp.all(jnp.isfinite(z1.p)) | jnp.any(unsolved)
-        accepted = covered & finite & ~jnp.any(unsolved)
+        moved = jnp.max(jnp.abs(particles.per_replica(z1.q - z.q + 0 * z1.p)), axis=1)
+        sound = status.converged & jnp.isfinite(moved)
+        accepted = jnp.all(sound) & (status.excursion <= reach)
+        last = Last(accepted, ~status.converged, moved, status.excursion)
         more = Tally(tally.strides + 1, tally.gradients + status.iterations)
         z, memory, tally = jax.tree.map(
             lambda new, old: jnp.where(accepted, new, old), (z1, memory1, more), (z, memory, tally)
         )
-        return z, memory, tally, accepted, finite, unsolved
+        number = begin + tally.strides
+        slot = jnp.where(accepted & (number % every == 0), number // every - begin // every - 1, spare)
+        kept = Frames(kept.q.at[slot].set(z.q), kept.p.at[slot].set(z.p))
+        return z, memory, tally, kept, last
 
-    yes, no = jnp.asarray(True), jnp.zeros(particles.replicas, bool)
-    z, memory, tally, _, finite, unsolved = jax.lax.while_loop(
-        go_on, stride, (z, memory, tally, yes, yes, no)
-    )
-    return z, memory, tally, finite, unsolved
+    none = jnp.zeros(particles.replicas)
+    last = Last(jnp.asarray(True), none.astype(bool), none, jnp.zeros(()))
+    return jax.lax.while_loop(go_on, stride, (z, memory, tally, kept, last))

@@ -97,6 +97,7 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
     parameters, static = eqx.partition(_calibrated(fresh, sample), eqx.is_inexact_array)
     checkpoint = _Checkpoint(config, split.digest)
     state = checkpoint.load(_State.fresh(parameters, config))
+    pairs.slots = max(pairs.slots, state.slots)
     started = time.monotonic() - state.seconds
 
     @eqx.filter_jit
@@ -118,7 +119,8 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
             report(step + 1, total, None)
             if (step + 1) % config.schedule.validate_every == 0 or step + 1 == total:
                 errors = validate(state.parameters)
-                state = state.validated(loss.entry(errors, step + 1, time.monotonic() - started))
+                entry = loss.entry(errors, step + 1, time.monotonic() - started)
+                state = replace(state.validated(entry), slots=pairs.slots)
                 checkpoint.save(state)
                 report(step + 1, total, state.history[-1])
     if state.best_score > 1e8:
@@ -166,11 +168,14 @@ class _Loss:
     def strides(self, built, batch: Batch) -> Array:
         weights = self.config.schedule
         if isinstance(built, Dressed):
-            dp, dq, *_ = generator_errors(built, batch, self.kT, self.groups)
+            # over the size of what is learned: dressed, Δq is far smaller than a thermal displacement
+            dp, dq, size_p, size_q = generator_errors(built, batch, self.kT, self.groups)
+            squares = dp / size_p + dq / size_q
         else:
             dp, dq = stride_errors(built, batch, self.kT, self.groups)
+            squares = dp + weights.position_weight * dq
         present = jnp.arange(self.groups)[:, None] == batch.group
-        logs = jnp.where(present.any(1), jnp.log(dp + weights.position_weight * dq + 1e-12), 0)
+        logs = jnp.where(present.any(1), jnp.log(squares + 1e-12), 0)
         return jnp.sum(logs) / self.groups + weights.force_weight * self.forces(built, batch)
 
     def entry(self, errors: Errors, step: int, seconds: float) -> dict:
@@ -193,7 +198,8 @@ class _Loss:
 def _calibrated(built, batch: Batch):
     if isinstance(built, Dressed):
         a, b = built.undress(batch.start, batch.end, batch.h, batch.particles)
-        action = built.inner.action.calibrated((a.q + b.q) / 2, (a.p + b.p) / 2, batch.h, batch.particles)
+        inner: Any = built.inner
+        action = inner.action.calibrated((a.q + b.q) / 2, (a.p + b.p) / 2, batch.h, batch.particles)
         return eqx.tree_at(lambda m: m.inner.action, built, action)
     kicks = built.kicks.calibrated(batch.start.q, batch.start.p, batch.h, batch.particles)
     return eqx.tree_at(lambda m: m.kicks, built, kicks)
@@ -245,6 +251,7 @@ class _State:
     best: Any
     history: list[dict]
     seconds: float
+    slots: int = 0  # of the neighbour lists: sums over more of them round differently
 
     @staticmethod
     def fresh(parameters, config: TrainConfig) -> "_State":
@@ -285,7 +292,9 @@ class _Checkpoint:
 
     @property
     def identity(self) -> str:
-        return json.dumps({"config": self.config.model_dump(mode="json"), "data": self.digest}, sort_keys=True)
+        return json.dumps(
+            {"config": self.config.model_dump(mode="json"), "data": self.digest}, sort_keys=True
+        )
 
     def save(self, state: _State) -> None:
         arrays = io.BytesIO()
@@ -295,6 +304,7 @@ class _Checkpoint:
             {
                 "identity": np.array(self.identity),
                 "step": np.array(state.step),
+                "slots": np.array(state.slots),
                 "history": np.array(json.dumps(state.history)),
                 "seconds": np.array(state.seconds),
                 "arrays": np.frombuffer(arrays.getvalue(), np.uint8),
@@ -314,8 +324,9 @@ class _Checkpoint:
         trees = eqx.tree_deserialise_leaves(io.BytesIO(saved["arrays"].tobytes()), self._trees(fresh))
         parameters, moments, best = trees
         optimizers = tuple((t, m) for (t, _), m in zip(fresh.optimizers, moments, strict=True))
-        history = json.loads(str(saved["history"]))
-        return _State(int(saved["step"]), parameters, optimizers, best, history, float(saved["seconds"]))
+        history, seconds = json.loads(str(saved["history"])), float(saved["seconds"])
+        step, slots = int(saved["step"]), int(saved["slots"])
+        return _State(step, parameters, optimizers, best, history, seconds, slots)
 
     def remove(self) -> None:
         self.path.unlink(missing_ok=True)
@@ -327,7 +338,7 @@ class _Checkpoint:
 
 def _provenance(config: TrainConfig, split: Split, state: _State) -> dict:
     trajectories = split.training
-    volumes = [abs(np.linalg.det(t.cell)) / t.n_atoms if t.pbc.all() else None for t in trajectories]
+    volumes = [abs(float(np.linalg.det(t.cell))) / t.n_atoms for t in trajectories if t.pbc.all()]
     temperatures = [2 * t.kinetic_energies.mean() / max(3 * t.n_atoms - 3, 1) / KB for t in trajectories]
     return {
         "symstride": __version__,
@@ -336,7 +347,7 @@ def _provenance(config: TrainConfig, split: Split, state: _State) -> dict:
         "data_sha256": split.digest,
         "data": [t.info for t in trajectories],
         "temperature_K": [float(min(temperatures)), float(max(temperatures))],
-        "volume_A3_per_atom": [min(volumes), max(volumes)] if None not in volumes else None,
+        "volume_A3_per_atom": [min(volumes), max(volumes)] if len(volumes) == len(trajectories) else None,
         "masses_u": sorted({round(float(m), 6) for t in trajectories for m in t.masses}),
         "trained_seconds": state.seconds,
         "validation": min(state.history, key=lambda entry: entry["score"]),

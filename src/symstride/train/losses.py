@@ -41,7 +41,7 @@ def generator_errors(map: Dressed, batch: Batch, kT: float, groups: int) -> tupl
     slope_q, slope_p = inner.action.gradient((a.q + b.q) / 2, (a.p + b.p) / 2, batch.h, batch.particles)
     thermal = jnp.sqrt(kT * batch.particles.masses)
     flight = thermal / batch.particles.masses * batch.h
-    means = [
+    momentum, position, momentum_size, position_size = (
         by_group(jnp.mean(x**2, -1) / unit**2, batch.group, groups)
         for x, unit in (
             (b.p - a.p + slope_q, thermal),
@@ -49,15 +49,19 @@ def generator_errors(map: Dressed, batch: Batch, kT: float, groups: int) -> tupl
             (b.p - a.p, thermal),
             (b.q - a.q, flight),
         )
-    ]
-    return tuple(means)
+    )
+    return momentum, position, momentum_size, position_size
 
 
 def force_error(map, batch: Batch, force_size: float) -> Array:
     """Squared error [] of the short-stride limit's force over the rms reference force."""
     if isinstance(map, Palindrome) and isinstance(map.kicks, LearnedKicks):
         force = map.kicks.force(0, batch.start.q, 0.0, batch.particles)
-    elif isinstance(map, Dressed) and isinstance(map.inner, Poincare) and isinstance(map.inner.action, LearnedAction):
+    elif (
+        isinstance(map, Dressed)
+        and isinstance(map.inner, Poincare)
+        and isinstance(map.inner.action, LearnedAction)
+    ):
         force = map.inner.action.force(batch.start.q, batch.particles)
     else:
         raise TypeError(f"{type(map).__name__} has no short-stride limit to train")

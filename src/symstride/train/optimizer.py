@@ -18,7 +18,9 @@ def make_optimizer(rate: float, steps: int) -> optax.GradientTransformation:
         adam_learning_rate=lambda step: 0.2 * schedule(step),
         muon_weight_dimension_numbers=_hidden,
     )
-    return optax.apply_if_finite(optax.chain(optax.clip_by_global_norm(3.0), muon), max_consecutive_errors=100)
+    return optax.apply_if_finite(
+        optax.chain(optax.clip_by_global_norm(3.0), muon), max_consecutive_errors=100
+    )
 
 
 def _hidden(parameters):

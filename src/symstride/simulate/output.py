@@ -1,0 +1,131 @@
+"""What a run leaves in its directory: segments while it goes on, a trajectory for each replica at its end."""
+
+import io
+import json
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.io import write as ase_write
+
+from symstride.data import h5md
+from symstride.data.files import replacing
+from symstride.data.h5md import Observables
+from symstride.data.segments import Segments
+from symstride.data.trajectory import Trajectory
+from symstride.errors import ConfigError, DataError
+
+
+@dataclass(frozen=True)
+class Output:
+    """`run.json` and, in `run.part`, segments of the flat graph of all replicas; then `000.h5` and so on."""
+
+    folder: Path
+
+    @property
+    def segments(self) -> Segments:
+        return Segments(self.folder / "run.part")
+
+    def record(self) -> dict[str, Any]:
+        """run.json; empty if there is none. Raises DataError if it is damaged."""
+        path = self.folder / "run.json"
+        if not path.exists():
+            return {}
+        try:
+            record = json.loads(path.read_text(encoding="utf-8"))
+            if not isinstance(record, dict) or not isinstance(record.get("settings"), dict):
+                raise ValueError("no settings in it")
+        except (OSError, ValueError) as error:
+            raise DataError(f"{path}: damaged ({error}); use another directory") from error
+        return record
+
+    def write_record(self, record: dict[str, Any]) -> None:
+        with replacing(self.folder / "run.json") as file:
+            file.write(json.dumps(record, indent=1, ensure_ascii=False).encode())
+
+    def claim(self, settings: dict[str, Any]) -> dict[str, Any]:
+        """The record of an earlier run with these settings, or an empty one. Refuses one with others."""
+        record = self.record()
+        for key, now in settings.items() if record else ():
+            was = record["settings"].get(key)
+            if was != now:
+                raise ConfigError(
+                    f"out: {self.folder} holds a run with {key} = {was}, now it is {now}; "
+                    "use another directory"
+                )
+        return record
+
+    def merge(self, replicas: int, extxyz: bool) -> None:
+        """Writes the trajectories of all replicas; the segments remain."""
+        for k in range(replicas):
+            h5md.write_parts(self.folder / f"{k:03d}.h5", self._parts(k, replicas))
+            if extxyz:
+                self._write_extxyz(k, replicas)
+
+    def trajectories(self) -> list[Trajectory]:
+        """Of all replicas, also of an incomplete run. Raises DataError if there are no frames yet."""
+        if self.segments.paths:
+            flat = self.segments.load()
+            replicas = int(self.record()["settings"]["replicas"])
+            return [_replica(flat, k, replicas) for k in range(replicas)]
+        paths = sorted(self.folder.glob("[0-9][0-9][0-9]*.h5"))
+        if not paths:
+            raise DataError(f"{self.folder}: holds no frames of a run")
+        return [h5md.read(path) for path in paths]
+
+    def _parts(self, k: int, replicas: int) -> Iterator[tuple[Trajectory, Observables]]:
+        for flat, _ in self.segments.parts():
+            if len(flat.times):
+                yield _replica(flat, k, replicas), {}
+
+    def _write_extxyz(self, k: int, replicas: int) -> None:
+        with replacing(self.folder / f"{k:03d}.extxyz") as file:
+            text = io.TextIOWrapper(file, encoding="utf-8")
+            for t, _ in self._parts(k, replicas):
+                energies = np.full(len(t.times), np.nan) if t.energies is None else t.energies
+                for time, q, p, energy in zip(t.times, t.positions, t.momenta, energies, strict=True):
+                    atoms = Atoms(t.numbers, q, momenta=p, masses=t.masses, cell=t.cell, pbc=t.pbc)
+                    atoms.info["time_fs"] = float(time)
+                    if math.isfinite(energy):
+                        atoms.info["potential_energy_eV"] = float(energy)
+                    ase_write(text, atoms, format="extxyz")
+            text.flush()
+            text.detach()
+
+
+def flatten(
+    one: Trajectory,
+    times: np.ndarray,
+    positions: np.ndarray,
+    momenta: np.ndarray,
+    energies: np.ndarray | None,
+) -> Trajectory:
+    """Frames [F, M, 3] of all replicas as one trajectory of M atoms; `energies` is [F, replicas]."""
+    replicas = positions.shape[1] // one.n_atoms
+    return replace(
+        one,
+        numbers=np.tile(one.numbers, replicas),
+        masses=np.tile(one.masses, replicas),
+        times=times,
+        positions=positions,
+        momenta=momenta,
+        energies=energies,
+    )
+
+
+def _replica(flat: Trajectory, k: int, replicas: int) -> Trajectory:
+    n = flat.n_atoms // replicas
+    mine = slice(k * n, (k + 1) * n)
+    return replace(
+        flat,
+        numbers=flat.numbers[mine],
+        masses=flat.masses[mine],
+        positions=flat.positions[:, mine],
+        momenta=flat.momenta[:, mine],
+        energies=None if flat.energies is None else flat.energies[:, k],
+        info=flat.info | {"replica": k},
+    )

@@ -1,0 +1,200 @@
+"""Where a run starts: structures and momenta, and whether the model knows anything like them."""
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+from glob import glob
+from pathlib import Path
+
+import numpy as np
+from ase.data import chemical_symbols
+
+from symstride.data import h5md
+from symstride.data.checks import check_trajectory
+from symstride.data.config import StructureConfig
+from symstride.data.reference import NEAR_MINIMUM, build_structure
+from symstride.data.trajectory import Trajectory
+from symstride.errors import ConfigError, DataError
+from symstride.model import Model
+from symstride.units import KB
+
+DENSITY = 0.02  # how far beyond the trained range still counts as within it
+TEMPERATURE = 0.15
+H5MD = (".h5", ".hdf5", ".h5md")
+
+
+@dataclass(frozen=True)
+class Start:
+    """The first frame of each replica of one system."""
+
+    numbers: np.ndarray  # [N]
+    masses: np.ndarray  # [N] u
+    cell: np.ndarray  # [3, 3]
+    pbc: np.ndarray  # [3]
+    positions: np.ndarray  # [replicas, N, 3]
+    momenta: np.ndarray  # [replicas, N, 3]; zero if not known
+    temperature: float  # K, that of the ensemble it is from; 0 if not known
+    source: str
+
+    @property
+    def replicas(self) -> int:
+        return len(self.positions)
+
+    @property
+    def digest(self) -> str:
+        """SHA-256 of all numbers."""
+        digest = hashlib.sha256()
+        for name in ("numbers", "masses", "cell", "pbc", "positions", "momenta"):
+            digest.update(np.ascontiguousarray(getattr(self, name), float).tobytes())
+        return digest.hexdigest()
+
+
+def read_start(source: Path, replicas: int | None = None, frame: int = -1, *, draws: bool = False) -> Start:
+    """Frames to start `replicas` from: one frame of a structure file that ASE reads or of an H5MD trajectory,
+    or of all H5MD trajectories in a directory or pattern, taken in turn (as many replicas as files if None).
+
+    `draws` says that momenta will be drawn. Raises DataError where they are missing otherwise, where atoms
+    overlap or numbers are not finite, and ConfigError where replicas would be copies of one another.
+    """
+    read = [_read(path, frame) for path in _paths(source)]
+    frames = [one for one, _ in read]
+    first = frames[0]
+    for other in frames[1:]:
+        for name in ("numbers", "masses", "cell", "pbc"):
+            if not np.array_equal(getattr(other, name), getattr(first, name)):
+                raise DataError(f"{source}: its trajectories are not of one system: their {name} differ")
+    count = replicas or len(frames)
+    if not draws:
+        if not all(f.momenta.any() for f in frames):
+            raise DataError(f"{source}: has no momenta to start with; give a temperature to draw them")
+        if count > len(frames):
+            raise ConfigError(
+                f"replicas: {count} from {len(frames)} frames of {source} would repeat each other; "
+                f"give a temperature to draw momenta, or at most {len(frames)}"
+            )
+    taken = [frames[k % len(frames)] for k in range(count)]
+    return Start(
+        first.numbers,
+        first.masses,
+        first.cell,
+        first.pbc,
+        np.concatenate([f.positions for f in taken]),
+        np.concatenate([f.momenta for f in taken]),
+        float(np.mean([temperature for _, temperature in read])),
+        str(source),
+    )
+
+
+def _paths(source: Path) -> list[Path]:
+    if source.is_dir():
+        paths = sorted(p for p in source.iterdir() if p.suffix in H5MD)
+    elif any(c in str(source) for c in "*?[") and not source.exists():
+        paths = [Path(p) for p in sorted(glob(str(source)))]
+    else:
+        return [source]
+    if not paths:
+        raise DataError(f"{source}: no H5MD trajectories there (*.h5)")
+    return paths
+
+
+def _read(path: Path, frame: int) -> tuple[Trajectory, float]:
+    """One frame, and the temperature (K) of the ensemble it is from."""
+    if path.suffix in H5MD:
+        t = h5md.read(path)
+        if not -len(t.times) <= frame < len(t.times):
+            raise ConfigError(f"frame: {path} has frames 0 to {len(t.times) - 1}, not {frame}")
+        kinetic = 2 * t.kinetic_energies.mean() / max(3 * t.n_atoms - 3, 1) / KB
+        temperature = float(t.info.get("temperature_K") or kinetic)
+        q, p = t.positions[frame], t.momenta[frame]
+        numbers, masses, cell, pbc = t.numbers, t.masses, t.cell, t.pbc
+    else:
+        if not path.exists():
+            raise DataError(f"{path}: no such file")
+        file = path if frame == -1 else Path(f"{path}@{frame}")  # ASE's way to name a frame
+        atoms = build_structure(StructureConfig(file=file))
+        q, p = atoms.get_positions(), atoms.get_momenta()
+        numbers, masses, pbc = atoms.numbers, atoms.get_masses(), np.asarray(atoms.pbc, bool)
+        cell = np.where(pbc[:, None], atoms.cell.array, 0.0)
+        temperature = float(np.sum(p**2 / masses[:, None])) / max(3 * len(q) - 3, 1) / KB
+    one = Trajectory(numbers, masses, cell, pbc, np.zeros(1), q[None], p[None])
+    return check_trajectory(one, str(path)), temperature
+
+
+def draw_momenta(start: Start, temperature: float, seed: int, forces: np.ndarray) -> np.ndarray:
+    """Maxwell–Boltzmann momenta [replicas, N, 3], independent for each replica, without total momentum.
+
+    Each replica's kinetic energy is exactly that of 3N − 3 degrees of freedom at the temperature (K), or at
+    twice the temperature where a start without momenta has the `forces` [replicas, N, 3] (eV/Å) of a
+    minimum: half of it becomes potential energy.
+    """
+    masses = start.masses[:, None]
+    drawn = []
+    for replica, force in enumerate(forces):
+        rng = np.random.default_rng([seed, replica])
+        p = np.sqrt(masses) * rng.standard_normal(force.shape)
+        p -= masses * p.sum(axis=0) / masses.sum()
+        kinetic = 0.5 * np.sum(p**2 / masses)
+        at_rest = not start.momenta[replica].any() and np.abs(force).max() < NEAR_MINIMUM
+        kT = KB * temperature * (2 if at_rest else 1)
+        wanted = 0.5 * (3 * len(p) - 3) * kT
+        drawn.append(p * np.sqrt(wanted / kinetic) if wanted else np.zeros_like(p))
+    return np.stack(drawn)
+
+
+def check_stride(model: Model, stride_fs: float | None) -> float:
+    """The stride to take: the longest the model was trained for if none is given.
+
+    Raises ConfigError beyond the range it was trained for. A plain potential takes any.
+    """
+    known = model.config.strides_fs
+    if stride_fs is None:
+        return max(known)
+    if model.config.kind != "verlet" and not 0.999 * min(known) <= stride_fs <= 1.001 * max(known):
+        raise ConfigError(f"stride_fs: {stride_fs:g} fs; the model was trained for {_range(known)} fs")
+    return stride_fs
+
+
+def unfamiliar(model: Model, start: Start, stride_fs: float, temperature: float) -> list[str]:
+    """What the model was not trained for, one sentence each, naming both."""
+    known = model.config.strides_fs
+    found = []
+    if model.config.kind != "verlet" and not np.isclose(stride_fs, known, rtol=1e-3).any():
+        strides = ", ".join(f"{s:g}" for s in known)
+        found.append(f"stride {stride_fs:g} fs: the model was trained for {strides} fs, none between")
+    masses = model.provenance.get("masses_u") or []
+    for number, mass in sorted(
+        {(int(n), float(m)) for n, m in zip(start.numbers, start.masses, strict=True)}
+    ):
+        if masses and not np.isclose(mass, masses, rtol=1e-4).any():
+            trained = ", ".join(f"{m:g}" for m in masses)
+            found.append(
+                f"mass of {chemical_symbols[number]} {mass:g} u: the model was trained for {trained} u"
+            )
+    if "volume_A3_per_atom" in model.provenance:
+        found += _density(model.provenance["volume_A3_per_atom"], start)
+    kelvins = model.provenance.get("temperature_K")
+    if kelvins and temperature and not _within(temperature, kelvins, TEMPERATURE):
+        found.append(f"temperature {temperature:.4g} K: the model was trained at {_range(kelvins)} K")
+    return found
+
+
+def _density(trained: list[float] | None, start: Start) -> list[str]:
+    periodic = bool(start.pbc.all())
+    if trained is None or not periodic:
+        if (trained is None) == periodic:
+            here, there = ("periodic", "not") if periodic else ("not periodic", "so")
+            return [f"the structure is {here} in all directions, what the model was trained on was {there}"]
+        return []
+    volume = float(abs(np.linalg.det(start.cell))) / len(start.numbers)
+    if _within(volume, trained, DENSITY):
+        return []
+    return [f"volume {volume:.4g} Å³ an atom: the model was trained at {_range(trained)} Å³"]
+
+
+def _within(value: float, bounds: Sequence[float], margin: float) -> bool:
+    return bounds[0] * (1 - margin) <= value <= bounds[1] * (1 + margin)
+
+
+def _range(bounds: Sequence[float]) -> str:
+    low, high = (f"{b:.4g}" for b in (min(bounds), max(bounds)))
+    return low if low == high else f"{low} to {high}"

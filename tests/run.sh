@@ -1,0 +1,23 @@
+#!/usr/bin/env bash
+# Lints, type-checks and tests, in a virtual environment of its own that is made if it is not there.
+set -euo pipefail
+cd "$(dirname "${BASH_SOURCE[0]}")/.."
+
+venv=${VENV:-.venv-test}
+if [ ! -x "$venv/bin/python" ]; then
+    if ! ${PYTHON:-python3} -m venv "$venv"; then
+        rm -rf "$venv"
+        echo "tests/run.sh: Python cannot make virtual environments here; on Debian and Ubuntu: apt install python3-venv" >&2
+        exit 1
+    fi
+fi
+PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv/bin/python" -m pip install --quiet --editable '.[test]'
+
+# two test processes with one thread each; most of their time is compilation, so little of it
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 JAX_PLATFORMS=cpu
+export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0 ${XLA_FLAGS:-}"
+
+"$venv/bin/ruff" check .
+"$venv/bin/ruff" format --check .
+"$venv/bin/pyright" --pythonpath "$venv/bin/python"
+"$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile "$@"

@@ -1,0 +1,286 @@
+"""Runs: the same to the last bit however often they are killed, and no start that is silently bad."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import jax
+import numpy as np
+import pytest
+from ase.build import bulk
+from ase.io import read as ase_read
+from ase.io import write as ase_write
+from typer.testing import CliRunner
+
+from symstride.cli import app
+from symstride.data import h5md
+from symstride.data.config import CalculatorConfig
+from symstride.data.trajectory import Trajectory
+from symstride.errors import ConfigError, DataError, SimulationError, SymstrideWarning
+from symstride.model import MapConfig, Model, NetworkConfig, Scales, build_map, load_model, save_model
+from symstride.simulate.output import Output
+from symstride.simulate.run import RunSettings, run
+from symstride.simulate.start import draw_momenta, read_start
+from symstride.units import KB
+
+jax.config.update("jax_enable_x64", True)
+
+HERE = Path(__file__).parent
+NETWORK = NetworkConfig(cutoff=4.0, nearest=0.5, radial=4, channels=4, products=4, hidden=8)
+PROVENANCE = {
+    "temperature_K": [280.0, 320.0],
+    "volume_A3_per_atom": [16.607531, 16.607531],
+    "masses_u": [26.981538],
+    "validation": {"strides_fs": {"8": {"momentum": 0.004, "position": 0.003}}, "force_error": 0.02},
+}
+
+
+def make_model(path: Path, kind: str = "explicit", energy: float = 1e-3, **changes) -> Path:
+    """A map of random weights: soft, and as symplectic as a trained one."""
+    config = MapConfig(
+        **{"kind": kind, "strides_fs": (8.0, 16.0), "network": NETWORK, "precision": "float64"} | changes
+    )
+    scales = Scales(energy=energy, length=0.5, stride_unit=0.1, temperature=300.0)
+    built = build_map(config, scales, (13,), jax.random.key(1))
+    save_model(Model(built, config, scales, (13,), PROVENANCE), path)
+    return path
+
+
+@pytest.fixture(scope="session")
+def models(tmp_path_factory):
+    folder = tmp_path_factory.mktemp("models")
+    return {kind: make_model(folder / f"{kind}.safetensors", kind) for kind in ("explicit", "s3")}
+
+
+@pytest.fixture(scope="session")
+def lattice(tmp_path_factory):
+    path = tmp_path_factory.mktemp("structure") / "al.xyz"
+    ase_write(path, bulk("Al", cubic=True) * (2, 2, 2))
+    return path
+
+
+FAILING = {"import": "test_sample:Springs", "arguments": {"fail_at": 14}}
+LOST = (*range(6, 11), *range(17, 21))
+
+
+def settings(**changes) -> RunSettings:
+    """25 strides, six saves."""
+    return RunSettings(**({"temperature_K": 300, "length_ps": 0.4, "chunk": 5, "skin": 1.0} | changes))
+
+
+def same(a: Path, b: Path, replicas: int) -> None:
+    for k in range(replicas):
+        one, two = (h5md.read(folder / f"{k:03d}.h5") for folder in (a, b))
+        for name in ("times", "positions", "momenta", "energies"):
+            np.testing.assert_array_equal(getattr(one, name), getattr(two, name), name)
+
+
+def test_what_is_written(models, lattice, tmp_path):
+    calculator = CalculatorConfig(name="emt")
+    seen = []
+    out = run(
+        models["explicit"],
+        lattice,
+        tmp_path / "out",
+        settings(replicas=2, every=3, calculator=calculator, energies=2, extxyz=True),
+        lambda *now: seen.append(now),
+    )
+    assert sorted(p.name for p in out.iterdir()) == [
+        "000.extxyz",
+        "000.h5",
+        "001.extxyz",
+        "001.h5",
+        "run.json",
+    ]
+    assert seen[-1][:2] == (24, 24)
+    assert seen[-1][2] > 0
+    first, second = (h5md.read(out / f"{k:03d}.h5") for k in range(2))
+    np.testing.assert_allclose(first.times, 48.0 * np.arange(9))
+    for t in (first, second):
+        assert np.isfinite(t.energies).tolist() == [True, False] * 4 + [True]
+        assert np.abs(t.momenta.sum(1)).max() < 1e-12
+        kelvin = 2 * t.kinetic_energies[0] / (3 * 32 - 3) / KB
+        assert kelvin == pytest.approx(600, rel=1e-12)  # twice, on a lattice: half becomes potential energy
+        assert t.info["stride_fs"] == 16
+    assert not np.allclose(first.momenta[0], second.momenta[0])
+    atoms = ase_read(out / "001.extxyz", index=5)
+    np.testing.assert_allclose(atoms.positions, second.positions[5], atol=1e-7)
+    np.testing.assert_allclose(atoms.get_momenta(), second.momenta[5], atol=1e-7)
+    record = json.loads((out / "run.json").read_text())
+    assert record["status"] == "finished"
+    assert record["gradients_per_stride"] == 2
+    assert record["gradients_per_ps"] == 125
+    assert record["wall_s_per_ps"] > 0
+    assert record["failures_fs"] == [None, None]
+    assert run(models["explicit"], lattice, out, settings(
+        replicas=2, every=3, calculator=calculator, energies=2, extxyz=True
+    )) == out  # fmt: skip
+    with pytest.raises(ConfigError, match="every = 3, now it is 1"):
+        run(models["explicit"], lattice, out, settings(replicas=2))
+
+
+@pytest.mark.parametrize("kind", ["explicit", "s3"])
+def test_killed_and_resumed_is_the_same_to_the_last_bit(kind, models, lattice, tmp_path):
+    changes = {"replicas": 2, "skin": 0.3}  # so small that lists are made anew all the time
+    script = (
+        "import sys; from pathlib import Path; from test_run import settings, run;"
+        "run(*map(Path, sys.argv[1:]), settings(replicas=2, skin=0.3))"
+    )
+    out = tmp_path / "killed"
+    child = subprocess.Popen(
+        [sys.executable, "-c", script, models[kind], lattice, out], env=os.environ | {"PYTHONPATH": str(HERE)}
+    )
+    part = Output(out).segments
+    while child.poll() is None and len(part.paths) < 2:
+        time.sleep(0.001)
+    os.kill(child.pid, signal.SIGKILL)
+    child.wait()
+    assert 2 <= len(part.paths) < 6
+    assert len(Output(out).trajectories()) == 2
+    run(models[kind], lattice, out, settings(**changes))
+    whole = run(models[kind], lattice, tmp_path / "whole", settings(**changes))
+    same(out, whole, 2)
+    record = json.loads((out / "run.json").read_text())
+    assert record["strides"] == 25
+    assert (
+        record["gradients_per_stride"] == json.loads((whole / "run.json").read_text())["gradients_per_stride"]
+    )
+
+
+def reference(path: Path, seed: int = 0, **changes) -> Path:
+    atoms = bulk("Al", cubic=True) * (2, 2, 2)
+    rng = np.random.default_rng(seed)
+    p = rng.normal(size=(3, 32, 3)) * np.sqrt(26.98 * KB * 300)
+    q = atoms.positions + rng.normal(size=(3, 32, 3)) * 0.05
+    t = Trajectory(
+        atoms.numbers,
+        atoms.get_masses(),
+        atoms.cell.array,
+        atoms.pbc,
+        16.0 * np.arange(3),
+        q,
+        p - p.mean(1, keepdims=True),
+        info={"temperature_K": 300},
+    )
+    h5md.write(path, replace(t, **changes))
+    return path
+
+
+def test_starts_from_trajectories(models, tmp_path):
+    folder = tmp_path / "reference"
+    paths = [reference(folder / f"{k}.h5", k) for k in range(2)]
+    short = settings(temperature_K=None, length_ps=0.016)
+    out = run(models["explicit"], folder, tmp_path / "all", short)
+    for k, path in enumerate(paths):
+        start, taken = h5md.read(path), h5md.read(out / f"{k:03d}.h5")
+        np.testing.assert_array_equal(taken.positions[0], start.positions[-1])
+        np.testing.assert_allclose(taken.momenta[0], start.momenta[-1], rtol=1e-14)
+    first = read_start(paths[1], frame=0)
+    np.testing.assert_array_equal(first.positions[0], h5md.read(paths[1]).positions[0])
+    with pytest.raises(ConfigError, match=r"replicas: 3 from 2 frames .* repeat"):
+        read_start(folder, 3)
+    with pytest.raises(ConfigError, match="frames 0 to 2, not 3"):
+        read_start(paths[0], frame=3)
+    start = read_start(tmp_path / "reference" / "*.h5", 3, draws=True)
+    assert start.temperature == 300
+    np.testing.assert_array_equal(start.positions[2], start.positions[0])
+    p = draw_momenta(start, 250.0, 7, np.zeros_like(start.positions))  # thermal frames: not twice
+    assert not np.allclose(p[2], p[0])
+    np.testing.assert_allclose(np.sum(p**2, axis=(1, 2)) / start.masses[0] / 93 / KB, 250, rtol=1e-12)
+    assert np.abs(p.sum(axis=1)).max() < 1e-12
+
+
+def test_bad_starts(models, lattice, tmp_path):
+    def refused(error, match, path=lattice, **changes):
+        with pytest.raises(error, match=match):
+            run(models["explicit"], path, tmp_path / "out", settings(**changes))
+
+    atoms = bulk("Al", cubic=True) * (2, 2, 2)
+    refused(DataError, "no momenta to start with; give a temperature", temperature_K=None)
+    refused(DataError, "no such file", tmp_path / "none.xyz")
+    refused(DataError, "no H5MD trajectories", tmp_path / "*.h5")
+    refused(ConfigError, "stride_fs: 32 fs; the model was trained for 8 to 16 fs", stride_fs=32)
+    refused(ConfigError, "length_ps: 0.01 ps is shorter", length_ps=0.01)
+    ase_write(tmp_path / "cu.xyz", bulk("Cu", cubic=True) * (2, 2, 2))
+    refused(DataError, r"Cu: not among the model's elements \(Al\)", tmp_path / "cu.xyz")
+    atoms.positions[7] = atoms.positions[3]
+    ase_write(tmp_path / "twice.xyz", atoms)
+    refused(DataError, "atoms 3 and 7 of frame 0 are at one place", tmp_path / "twice.xyz")
+    atoms.positions[7] = np.nan
+    ase_write(tmp_path / "nan.xyz", atoms)
+    refused(DataError, "atom 7 in frame 0 are not finite", tmp_path / "nan.xyz")
+    assert not (tmp_path / "out" / "run.json").exists()
+    for name in ("length_ps", "every", "replicas", "temperature_K"):
+        with pytest.raises(ConfigError, match=f"{name}: -1 is not right"):
+            settings(**{name: -1})
+
+
+def test_unfamiliar_starts_are_warned_about(models, tmp_path):
+    atoms = bulk("Al", a=4.0, cubic=True) * (2, 2, 2)
+    atoms.set_masses(np.full(32, 30.0))
+    ase_write(tmp_path / "odd.extxyz", atoms)
+    with pytest.warns(SymstrideWarning) as seen:
+        out = run(
+            models["explicit"],
+            tmp_path / "odd.extxyz",
+            tmp_path / "out",
+            settings(temperature_K=500, stride_fs=12, length_ps=0.024, replicas=2),
+        )
+    said = [str(w.message) for w in seen]
+    assert said == [
+        "stride 12 fs: the model was trained for 8, 16 fs, none between",
+        "mass of Al 30 u: the model was trained for 26.9815 u",
+        "volume 16 Å³ an atom: the model was trained at 16.61 Å³",
+        "temperature 500 K: the model was trained at 280 to 320 K",
+    ]
+    assert json.loads((out / "run.json").read_text())["warnings"] == said
+
+
+def test_a_calculator_that_fails_loses_nothing(models, lattice, tmp_path):
+    given = settings(replicas=2, calculator=CalculatorConfig.model_validate(FAILING))
+    out = tmp_path / "out"
+    reason = r"replica 1 \(RuntimeError: SCF did not converge\)"
+    for ps, frames in (("0.096", 11), ("0.272", 21)):  # each call makes a new calculator
+        with pytest.raises(DataError, match=rf"failed at {ps} ps, {reason}"):
+            run(models["explicit"], lattice, out, given)
+        assert len(Output(out).trajectories()[1].times) == frames
+    run(models["explicit"], lattice, out, given)
+    plain = run(models["explicit"], lattice, tmp_path / "plain", settings(replicas=2))
+    for k in range(2):
+        t, same = (h5md.read(folder / f"{k:03d}.h5") for folder in (out, plain))
+        np.testing.assert_array_equal(t.momenta, same.momenta)
+        assert np.isfinite(t.energies).tolist() == [n not in LOST for n in range(26)]
+
+
+def test_a_run_that_breaks_keeps_what_was_before(tmp_path, lattice):
+    wild = make_model(tmp_path / "wild.safetensors")
+    model = load_model(wild)
+    save_model(replace(model, scales=model.scales.model_copy(update={"energy": 1e3})), wild)
+    out = tmp_path / "out"
+    for _ in range(2):
+        with pytest.raises(SimulationError, match=r"stride \d+ of 16 fs.*replica"):
+            run(wild, lattice, out, settings(replicas=2))
+    record = json.loads((out / "run.json").read_text())
+    assert record["status"] == "failed"
+    (failed,) = [x for x in record["failures_fs"] if x is not None]
+    assert failed == record["failure"]["time_fs"] == h5md.read(out / "001.h5").times[-1]
+
+
+def test_command(models, lattice, tmp_path):
+    arguments = ["run", str(models["explicit"]), str(lattice), "--out", str(tmp_path / "out")]
+    options = ["--temperature", "300", "--length-ps", "0.08", "--calculator", "emt", "--stride-fs", "8"]
+    done = CliRunner().invoke(app, arguments + options)
+    assert done.exit_code == 0, done.output
+    assert "1 × 0.08 ps at 8 fs, 2 gradients a stride" in done.output
+    assert "nothing to do" in CliRunner().invoke(app, arguments + options).output
+    bad = CliRunner().invoke(app, [*arguments, "--temperature", "0"])
+    assert bad.exit_code == 1
+    assert "temperature_K: 0.0 is not right" in bad.output
+    missing = CliRunner().invoke(app, [*arguments[:-1], str(tmp_path / "b"), "--calculator", "vasp"])
+    assert missing.exit_code == 1
+    assert "neither emt" in missing.output
