@@ -33,12 +33,14 @@ def main() -> None:
         return
     models = {kind: trained(kind, given.work) for kind in STRIDES}
     reference = long_reference(given.work, given.ps)
-    rows = [reference_row(reference)]
+    rows = []
     for kind, strides in STRIDES.items():
-        timing = timed_alone(given.work / f"{kind}.safetensors")
-        for stride in strides:
-            rows.append(row(kind, models[kind], stride, reference, given, timing))
-            print_row(rows[-1])
+        rows += [row(kind, models[kind], stride, reference, given) for stride in strides]
+    rows.insert(0, reference_row(reference))
+    timing = {METHOD[kind]: timed_alone(given.work / f"{kind}.safetensors") for kind in STRIDES}
+    for r in rows[1:]:
+        r["wall_s_per_ps"] = timing[r["method"]][f"{r['stride_fs']:g}"]
+        print_row(r)
     write(rows)
 
 
@@ -124,11 +126,13 @@ def simulate(model, stride_fs: float, starts, ps: float):
     runs = []
     for k in range(len(starts)):
         energies = np.array([energy(x) if n % sparse == 0 else np.nan for n, x in enumerate(q[:, k])])
-        runs.append(replace(first, times=times, positions=q[:, k], momenta=p[:, k], energies=energies, forces=None))
+        runs.append(
+            replace(first, times=times, positions=q[:, k], momenta=p[:, k], energies=energies, forces=None)
+        )
     return runs, float(np.mean(done.gradients)) / max(1, done.strides), failed
 
 
-def row(kind: str, model, stride: float, reference, given, timing: dict) -> dict:
+def row(kind: str, model, stride: float, reference, given) -> dict:
     import numpy as np
 
     from symstride.measure.summary import summarise
@@ -137,7 +141,9 @@ def row(kind: str, model, stride: float, reference, given, timing: dict) -> dict
     cache = given.work / f"row-{kind}-{stride:g}-{given.ps:g}.json"
     if cache.exists():
         return json.loads(cache.read_text())
-    temperature = float(np.mean([2 * t.kinetic_energies.mean() / (3 * t.n_atoms - 3) / KB for t in reference]))
+    temperature = float(
+        np.mean([2 * t.kinetic_energies.mean() / (3 * t.n_atoms - 3) / KB for t in reference])
+    )
     errors = model.provenance["validation"]["strides_fs"].get(f"{stride:g}", {}) if kind != "verlet" else {}
     runs, gradients, failed = simulate(model, stride, reference, given.ps)
     result = {
@@ -150,7 +156,6 @@ def row(kind: str, model, stride: float, reference, given, timing: dict) -> dict
         "failed": failed,
         "gradients_per_stride": gradients,
         "gradients_per_ps": 1000 * gradients / stride,
-        "wall_s_per_ps": timing[f"{stride:g}"],
         "momentum_error": errors.get("momentum"),
         "position_error": errors.get("position"),
         "generator_momentum_error": errors.get("generator_momentum"),
@@ -171,6 +176,9 @@ def row(kind: str, model, stride: float, reference, given, timing: dict) -> dict
             "equipartition": sections.get("equipartition"),
         }
     cache.write_text(json.dumps(result, default=float))
+    print(
+        kind, stride, result.get("drift_mev_per_atom_per_ps"), result.get("drift_stderr"), failed, flush=True
+    )
     return result
 
 

@@ -54,7 +54,10 @@ def make_model(path: Path, kind: str = "explicit", energy: float = 1e-3, **chang
 @pytest.fixture(scope="session")
 def models(tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    return {kind: make_model(folder / f"{kind}.safetensors", kind) for kind in ("explicit", "s3")}
+    return {
+        kind: make_model(folder / f"{kind}.safetensors", kind, energy)
+        for kind, energy in (("explicit", 1e-3), ("s3", 1e-4))
+    }
 
 
 @pytest.fixture(scope="session")
@@ -137,7 +140,7 @@ def test_killed_and_resumed_is_the_same_to_the_last_bit(kind, models, lattice, t
     )
     part = Output(out).segments
     while child.poll() is None and len(part.paths) < 2:
-        time.sleep(0.001)
+        time.sleep(0.01)
     os.kill(child.pid, signal.SIGKILL)
     child.wait()
     assert 2 <= len(part.paths) < 6

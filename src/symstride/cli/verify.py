@@ -21,7 +21,7 @@ def command(
 
     from symstride.data import h5md
     from symstride.errors import DataError
-    from symstride.measure.verify import verify
+    from symstride.verify import verify
 
     paths = sorted(glob(reference)) if reference else []
     if reference and not paths:

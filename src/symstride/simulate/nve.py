@@ -128,12 +128,14 @@ class Simulation:
             fresh, done = int(tally.strides) == done, int(tally.strides)
             if done == strides:
                 break
-            skin, excursion = self.skin, float(last.excursion)
             if fresh:  # not even a list made at its start serves the next stride
-                if not skin / 2 < excursion <= WIDEST * skin / 2:
+                excursion = float(last.excursion)
+                if not skin / 2 < excursion <= WIDEST * self.skin / 2:
                     failure = self._failure(last, begin + done + 1)
                     break
                 skin = 2.2 * excursion
+            else:
+                skin = self.skin
             particles = self.particles(z.q, slots, skin)
         count = (begin + done) // every - begin // every if every else 0
         positions, momenta = np.asarray(kept.q[:count]), np.asarray(kept.p[:count])
