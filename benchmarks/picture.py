@@ -1,4 +1,4 @@
-"""Draws docs/aluminium.png from benchmarks/results/aluminium.json: what a picosecond costs and how it drifts."""
+"""Draws docs/aluminium.png from benchmarks/results/aluminium.json: cost and drift of a picosecond."""
 
 import json
 from pathlib import Path

@@ -67,7 +67,7 @@ def quickstart(out: Path, say: Callable[[str], None]) -> list[dict]:
             tell(f"training {contender.name}")
             _train(contender, out, model)
         tell(
-            f"running {contender.name} at {contender.stride_fs:g} fs, four starts of {contender.length_ps:g} ps"
+            f"running {contender.name} at {contender.stride_fs:g} fs, 4 starts of {contender.length_ps:g} ps"
         )
         folder = out / contender.name
         settings = RunSettings(
