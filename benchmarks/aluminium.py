@@ -73,7 +73,7 @@ def trained(kind: str, work: Path):
 
 
 def long_reference(work: Path, ps: float):
-    """Four long trajectories of ASE's own velocity Verlet on EMT, not trained on; the runs start where they do."""
+    """Four long trajectories of ASE's velocity Verlet on EMT, not trained on; all runs start there."""
     from symstride.data import h5md
     from symstride.data.config import SampleConfig
     from symstride.data.sample import sample

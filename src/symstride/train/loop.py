@@ -321,11 +321,14 @@ class _Checkpoint:
                 f"{self.path}: belongs to another configuration or other data; remove it to begin anew, "
                 "or give another output"
             )
-        trees = eqx.tree_deserialise_leaves(io.BytesIO(saved["arrays"].tobytes()), self._trees(fresh))
-        parameters, moments, best = trees
+        try:
+            arrays = io.BytesIO(saved["arrays"].tobytes())
+            parameters, moments, best = eqx.tree_deserialise_leaves(arrays, self._trees(fresh))
+            history, seconds = json.loads(str(saved["history"])), float(saved["seconds"])
+            step, slots = int(saved["step"]), int(saved["slots"])
+        except (KeyError, ValueError, RuntimeError, EOFError) as error:
+            raise DataError(f"{self.path}: damaged; remove it to begin anew") from error
         optimizers = tuple((t, m) for (t, _), m in zip(fresh.optimizers, moments, strict=True))
-        history, seconds = json.loads(str(saved["history"])), float(saved["seconds"])
-        step, slots = int(saved["step"]), int(saved["slots"])
         return _State(step, parameters, optimizers, best, history, seconds, slots)
 
     def remove(self) -> None:
