@@ -1,6 +1,7 @@
-"""Draws docs/aluminium.png from benchmarks/results/aluminium.json: cost and drift of a picosecond."""
+"""Draws docs/aluminium.png and fills README's table from benchmarks/results/aluminium.json."""
 
 import json
+import re
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -14,7 +15,44 @@ STYLES = {
 
 
 def main() -> None:
-    rows = json.loads((ROOT / "benchmarks/results/aluminium.json").read_text())["rows"]
+    results = json.loads((ROOT / "benchmarks/results/aluminium.json").read_text())
+    fill_readme(results)
+    draw(results["rows"])
+
+
+def fill_readme(results: dict) -> None:
+    """Puts the rows between README's two comments."""
+    columns = (
+        "method",
+        "stride, fs",
+        "gradients per ps",
+        "wall, s/ps",
+        "error p / q, %",
+        "drift, meV/atom/ps",
+    )
+    lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
+    for r in results["rows"]:
+        error = drift = ""
+        if r.get("momentum_error") is not None:
+            error = f"{100 * r['momentum_error']:.2f} / {100 * r['position_error']:.2f}"
+        if r.get("drift_mev_per_atom_per_ps") is not None:
+            drift = f"{r['drift_mev_per_atom_per_ps']:.4f} ± {r['drift_stderr']:.4f}"
+        if r.get("failed"):
+            drift = f"failed after {r['failed']['ps']:.1f} ps"
+        figures = (f"{r['stride_fs']:g}", f"{r['gradients_per_ps']:.1f}", f"{r['wall_s_per_ps']:.3f}")
+        lines.append("| " + " | ".join((r["method"], *figures, error, drift)) + " |")
+    machine = results["machine"]["processor"]
+    lines += ["", f"{machine}, one thread, {results['date']}; drift over four starts, one standard error."]
+    path = ROOT / "README.md"
+    table = "<!-- figures: benchmarks/aluminium.py -->\n\n" + "\n".join(lines) + "\n\n<!-- end of figures -->"
+    text = re.sub(
+        r"<!-- figures: .*?<!-- end of figures -->", lambda _: table, path.read_text(), flags=re.DOTALL
+    )
+    path.write_text(text)
+
+
+def draw(rows: list[dict]) -> None:
+    """Drift against cost."""
     figure = Figure(figsize=(6.8, 4.2), layout="constrained")
     axes = figure.subplots()
     for method, (color, marker, label) in STYLES.items():
