@@ -41,8 +41,8 @@ class Contender:
 
 
 CONTENDERS = (
-    Contender("explicit", {"kind": "explicit", "strides_fs": (32,)}, {"steps": 800}, 32, 20),
-    Contender("s3", {"kind": "s3", "strides_fs": (16,)}, {"steps": 500}, 16, 10),
+    Contender("explicit", {"kind": "explicit", "strides_fs": (32,)}, {"steps": 700}, 32, 20),
+    Contender("s3", {"kind": "s3", "strides_fs": (16,)}, {"steps": 400}, 16, 5),
     Contender("rival", {"kind": "verlet", "strides_fs": (10,)}, {"steps": 400}, 10, 10),
 )
 
