@@ -13,7 +13,7 @@ _BUILT_IN = {
     "emt": "ase.calculators.emt:EMT",
     "lj": "ase.calculators.lj:LennardJones",
     "tblite": "tblite.ase:TBLite",
-    "openmm": "symstride.data.openmm:OpenMM",
+    "openmm": "symstride.data.openmm_system:OpenMM",
 }
 _DEFAULTS: dict[str, dict[str, Any]] = {"lj": {"smooth": True}, "tblite": {"verbosity": 0}}
 _REQUIRED = {
