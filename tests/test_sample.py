@@ -206,6 +206,8 @@ def test_control_c(tmp_path):
         stdout=subprocess.DEVNULL,
         stderr=subprocess.PIPE,
         text=True,
+        # a shell's background jobs ignore Ctrl-C, and their children inherit that
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     _started(cfg.output / "0000.part" / "000001.npz", process)
     process.send_signal(signal.SIGINT)

@@ -43,7 +43,8 @@ def sample(config: SampleConfig, progress: Progress = lambda done, total: None) 
     make_calculator(config.calculator)
     build_structure(config.structure)
     _claim(config)
-    return (_in_turn if config.processes == 1 else _in_processes)(config, progress)
+    unfinished = sum(not (config.output / f"{n:04d}.h5").exists() for n in range(config.trajectories))
+    return (_in_turn if min(config.processes, unfinished) <= 1 else _in_processes)(config, progress)
 
 
 def _claim(config: SampleConfig) -> None:
