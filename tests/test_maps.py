@@ -19,11 +19,10 @@ from symstride.measure.structure import Scales, jacobian_defect, reversal_error,
 from symstride.neighbors import join, neighbor_list
 from symstride.phase import Particles, Phase
 from symstride.solve import Anderson
-from symstride.units import KB
 
 jax.config.update("jax_enable_x64", True)
 
-KELVIN = 1 / KB  # kT = 1 eV
+KT = 1.0  # eV
 SITES = np.arange(4)[:, None] * np.array([10.0, 0.0, 0.0])
 
 
@@ -143,7 +142,7 @@ def rotated(z, theta, of, sites):
 
 def harmonic(tolerance=1e-11, history=5, dressed=False, max_steps=64, replicas=1):
     action = Harmonic(jnp.asarray(1.0), jnp.tile(SITES, (replicas, 1)), dressed)
-    one = Poincare(action, Anderson(jnp.asarray(tolerance), history), KELVIN, max_steps)
+    one = Poincare(action, Anderson(jnp.asarray(tolerance), history), KT, max_steps)
     return Dressed(FreeFlight(), one) if dressed else one
 
 
@@ -250,7 +249,7 @@ class Forces(Kicks):
 
 
 def midpoint(tolerance=1e-12, **kwargs):
-    return Poincare(Midpoint(jnp.asarray(1.0)), Anderson(jnp.asarray(tolerance)), KELVIN, **kwargs)
+    return Poincare(Midpoint(jnp.asarray(1.0)), Anderson(jnp.asarray(tolerance)), KT, **kwargs)
 
 
 def composed():
@@ -260,7 +259,7 @@ def composed():
 
 ANHARMONIC = {
     "midpoint": (midpoint(), 2),
-    "dressed midpoint": (Dressed(FreeFlight(), Poincare(Remainder(), Anderson(1e-12), KELVIN)), 2),
+    "dressed midpoint": (Dressed(FreeFlight(), Poincare(Remainder(), Anderson(1e-12), KT)), 2),
     "dressed palindrome": (Dressed(FreeFlight(), Palindrome(Forces(), drifts=1)), None),
     "Verlet": (Palindrome(Forces(), drifts=1), 2),
     "Simpson": (Palindrome(Forces()), 2),
@@ -387,7 +386,7 @@ def test_too_few_steps_are_reported():
 @jax.jit
 def along(z, d, t, strength):
     of = particles()
-    one = Poincare(Midpoint(strength), Anderson(1e-13), KELVIN)
+    one = Poincare(Midpoint(strength), Anderson(1e-13), KT)
     image, _ = one(Phase(z.q + t * d.q, z.p + t * d.p), 0.4, of)
     return jnp.concatenate([image.q, image.p])
 

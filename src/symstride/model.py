@@ -25,6 +25,7 @@ from symstride.maps.flight import FreeFlight
 from symstride.maps.generating import Poincare
 from symstride.maps.palindrome import Palindrome
 from symstride.solve import Anderson
+from symstride.units import KB
 
 FORMAT = 1
 
@@ -107,7 +108,7 @@ def build_map(config: MapConfig, scales: Scales, elements: tuple[int, ...], key:
         network = ParticleNetwork(config.orders + 1, **sizes, moving=True, key=key)
         action = LearnedAction(network, scales.energy, scales.length, scales.stride_unit, config.orders)
         solver = Anderson(tolerance=config.tolerance, history=12)  # pyright: ignore[reportCallIssue]: the rest are properties
-        built = Dressed(FreeFlight(), Poincare(action, solver, scales.temperature))
+        built = Dressed(FreeFlight(), Poincare(action, solver, KB * scales.temperature))
     else:
         drifts, orders = (1, 0) if config.kind == "verlet" else (config.drifts, config.orders)
         distinct = drifts // 2 + 1 if config.kind == "explicit" else 1

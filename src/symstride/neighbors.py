@@ -52,8 +52,16 @@ class Neighbors(eqx.Module):
         return jnp.where(self.mask[..., None], vectors, 1.0)
 
     def excursion(self, q: Array) -> Array:
-        """The largest distance [Å] of an atom from where the list was built."""
+        """The largest distance [Å] of an atom from where the list was built; 0 for a list of nobody."""
+        if self.index.shape[1] == 0:
+            return jnp.zeros(())
         return jnp.sqrt(jnp.max(jnp.sum((q - self.origin) ** 2, axis=-1)))
+
+
+def nobody(atoms: int) -> Neighbors:
+    """The list of atoms, or bodies, that interact with nobody through it; good for any positions."""
+    none = np.zeros((atoms, 0), np.int32)
+    return Neighbors(none, np.zeros((atoms, 0, 3)), none.astype(bool), none, np.zeros((atoms, 3)))
 
 
 def neighbor_list(q, cell, pbc, reach: float, slots: int = 0) -> Neighbors:

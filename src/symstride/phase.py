@@ -4,11 +4,14 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax import Array
 
-from symstride.neighbors import AnyArray, Neighbors
+from symstride.neighbors import AnyArray, Neighbors, nobody
 
 
 class Phase(eqx.Module):
-    """A point z = (q, p) of phase space; for particles both are [M, 3] in ASE units, float64."""
+    """A point z = (q, p) of phase space, float64.
+
+    Both are [M, 3] in ASE units for atoms; [M, d] in units of their own for M bodies in d dimensions.
+    """
 
     q: Array
     p: Array
@@ -25,13 +28,19 @@ class Particles(eqx.Module):
     """
 
     species: AnyArray  # [M] index into the model's list of elements
-    masses: AnyArray  # [M] u
+    masses: AnyArray  # [M] u, or a unit of their own
     neighbors: Neighbors
     replicas: int = eqx.field(static=True, default=1)
 
     def per_replica(self, x: Array) -> Array:
-        """[M, 3] → [replicas, 3N]."""
+        """[M, d] → [replicas, dN]."""
         return x.reshape(self.replicas, -1)
+
+
+def bodies(masses: AnyArray, replicas: int = 1) -> Particles:
+    """Bodies that no neighbour list is needed for: planets, oscillators, any Hamiltonian; masses [M]."""
+    masses = jnp.asarray(masses, float)
+    return Particles(jnp.zeros(masses.shape, int), masses, nobody(len(masses)), replicas)
 
 
 class Status(eqx.Module):

@@ -9,7 +9,6 @@ from jax import Array
 
 from symstride.errors import ConfigError
 from symstride.maps.base import Map
-from symstride.maps.generating import Poincare
 from symstride.phase import Particles, Phase, Status
 
 
@@ -22,11 +21,6 @@ def combine(*statuses: Status) -> Status:
         )
 
     return reduce(pair, statuses)
-
-
-def resume(part: Map, memory: Any, z: Phase, h: float | Array, particles: Particles) -> Any:
-    """The memory for a stride from a z where the last did not end: a first guess is good, forces are not."""
-    return memory if isinstance(part, Poincare) else part.begin(z, h, particles)
 
 
 class Composition(Map):
@@ -55,7 +49,7 @@ class Composition(Map):
     ) -> tuple[Phase, tuple[Any, ...], Status]:
         memories, statuses = [], []
         for part, fraction, last in zip(self.maps, self.fractions, memory, strict=True):
-            last = resume(part, last, z, fraction * h, particles)
+            last = part.resume(last, z, fraction * h, particles)
             z, last, status = part.step(z, last, fraction * h, particles)
             memories.append(last)
             statuses.append(status)

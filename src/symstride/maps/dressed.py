@@ -5,7 +5,7 @@ from typing import Any
 from jax import Array
 
 from symstride.maps.base import Map
-from symstride.maps.composition import combine, resume
+from symstride.maps.composition import combine
 from symstride.phase import Particles, Phase, Status
 
 
@@ -26,9 +26,9 @@ class Dressed(Map):
     ) -> tuple[Phase, tuple[Any, Any], Status]:
         outer, inner = memory  # the second B of a stride ends where the first of the next begins
         z, outer, before = self.dressing.step(z, outer, h / 2, particles)
-        inner = resume(self.inner, inner, z, h, particles)
+        inner = self.inner.resume(inner, z, h, particles)
         z, inner, between = self.inner.step(z, inner, h, particles)
-        outer = resume(self.dressing, outer, z, h / 2, particles)
+        outer = self.dressing.resume(outer, z, h / 2, particles)
         z, outer, after = self.dressing.step(z, outer, h / 2, particles)
         return z, (outer, inner), combine(before, between, after)
 

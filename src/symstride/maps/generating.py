@@ -11,7 +11,6 @@ from jax import Array
 from symstride.maps.base import Map
 from symstride.phase import Particles, Phase, Status
 from symstride.solve import Anderson
-from symstride.units import KB
 
 
 class Action(eqx.Module):
@@ -32,10 +31,10 @@ class Action(eqx.Module):
 class Poincare(Map):
     """z′ = z + J∇S³((z + z′)/2):  Δq = ∂S³/∂p̄, Δp = −∂S³/∂q̄.
 
-    The unknown is Δ in thermal units at `temperature` (K): Δq/(v_th |h|) and Δp/√(m kT), v_th = √(kT/m),
-    arranged [replicas, 6N], so that one tolerance serves all atoms. The solution is the last gradient
-    computed: z′ − z is J∇S³ at a midpoint that is off by at most half the tolerance, and total momentum is
-    conserved to rounding. Unconverged replicas are so in the status, after `max_steps` gradients at the
+    The unknown is Δ in thermal units, kT an energy: Δq/(v_th |h|) and Δp/√(m kT), v_th = √(kT/m), arranged
+    [replicas, 6N], so that one tolerance serves all atoms. The solution is the last gradient computed:
+    z′ − z is J∇S³ at a midpoint that is off by at most half the tolerance, and total momentum is conserved
+    to rounding. Unconverged replicas are so in the status, after `max_steps` gradients at the
     latest. The memory is the last Δ, the first guess of the next stride.
 
     For a mode of frequency ω and θ = ωh, F contracts by |tan(θ/2)|; S³ ceases to exist at θ = π.
@@ -45,8 +44,11 @@ class Poincare(Map):
 
     action: Action
     solver: Anderson
-    temperature: float
+    kT: float
     max_steps: int = eqx.field(static=True, default=64)
+
+    def resume(self, memory: Array, z: Phase, h: float | Array, particles: Particles) -> Array:
+        return memory
 
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> Array:
         """No change, [replicas, 6N]."""
@@ -55,7 +57,7 @@ class Poincare(Map):
     def step(
         self, z: Phase, memory: Array, h: float | Array, particles: Particles
     ) -> tuple[Phase, Array, Status]:
-        thermal = jnp.sqrt(particles.masses * KB * self.temperature)[:, None]
+        thermal = jnp.sqrt(particles.masses * self.kT)[:, None]
         flight = thermal * jnp.broadcast_to(jnp.abs(h) / particles.masses, particles.masses.shape)[:, None]
 
         def change(x: Array) -> tuple[Array, Array]:
