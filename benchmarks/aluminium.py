@@ -260,7 +260,7 @@ def print_row(r: dict) -> None:
 
 
 def write(rows: list[dict]) -> None:
-    from machine import document
+    from symstride.measure.machine import document
 
     RESULTS.parent.mkdir(exist_ok=True)
     RESULTS.write_text(json.dumps(document(rows, threads=1), indent=1, default=float) + "\n")

@@ -27,7 +27,7 @@ class Map(eqx.Module):
         """One stride, the memory for the next one, and how it went."""
 
     def resume(self, memory: Any, z: Phase, h: float | Array, particles: Particles) -> Any:
-        """The memory for a stride from a z where the last did not end: a first guess is good, forces are not."""
+        """The memory for a stride from another z than the last ended at: a guess is good, forces are not."""
         return self.begin(z, h, particles)
 
     def __call__(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:
