@@ -10,7 +10,7 @@ from jax import Array
 
 from symstride.maps.base import Map
 from symstride.phase import Particles, Phase, Status
-from symstride.solve import Anderson
+from symstride.solve import RowSolver
 
 
 class Action(eqx.Module):
@@ -28,30 +28,31 @@ class Action(eqx.Module):
         return jax.grad(self.value, argnums=(0, 1))(q, p, h, particles)
 
 
-class Poincare(Map):
-    """z′ = z + J∇S³((z + z′)/2):  Δq = ∂S³/∂p̄, Δp = −∂S³/∂q̄.
+class Generated(Map):
+    """A map given by a generating function: Δ = z′ − z by its gradient at a point that depends on Δ.
 
     The unknown is Δ in thermal units, kT an energy: Δq/(v_th |h|) and Δp/√(m kT), v_th = √(kT/m), arranged
-    [replicas, 6N], so that one tolerance serves all atoms. The solution is the last gradient computed:
-    z′ − z is J∇S³ at a midpoint that is off by at most half the tolerance, and total momentum is conserved
-    to rounding. Unconverged replicas are so in the status, after `max_steps` gradients at the
-    latest. The memory is the last Δ, the first guess of the next stride.
-
-    For a mode of frequency ω and θ = ωh, F contracts by |tan(θ/2)|; S³ ceases to exist at θ = π.
-
-    Source: Hairer, Lubich, Wanner, Geometric Numerical Integration (2006), VI.5, eq. 5.7; Feng and Qin.
+    [replicas, 2dN], so that one tolerance serves all atoms. The solution is the last Δ computed, from a point
+    that is off by at most the tolerance. Unconverged replicas are so in the status, after `max_steps` steps
+    of the solver at the latest. The memory is the last Δ, the first guess of the next stride.
     """
 
     action: Action
-    solver: Anderson
+    solver: RowSolver
     kT: float
     max_steps: int = eqx.field(static=True, default=64)
+
+    @abstractmethod
+    def change(
+        self, z: Phase, dq: Array, dp: Array, h: float | Array, particles: Particles
+    ) -> tuple[Array, Array, Array]:
+        """(Δq, Δp) by the gradient where the last Δ leads, and the excursion of the point it was taken at."""
 
     def resume(self, memory: Array, z: Phase, h: float | Array, particles: Particles) -> Array:
         return memory
 
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> Array:
-        """No change, [replicas, 6N]."""
+        """No change, [replicas, 2dN]."""
         return jnp.zeros((particles.replicas, 2 * z.q.size // particles.replicas))
 
     def step(
@@ -60,16 +61,18 @@ class Poincare(Map):
         thermal = jnp.sqrt(particles.masses * self.kT)[:, None]
         flight = thermal * jnp.broadcast_to(jnp.abs(h) / particles.masses, particles.masses.shape)[:, None]
 
-        def change(x: Array) -> tuple[Array, Array]:
+        def scaled(dq: Array, dp: Array) -> Array:
+            return jnp.concatenate(
+                [particles.per_replica(dq / flight), particles.per_replica(dp / thermal)], axis=1
+            )
+
+        def unscaled(x: Array) -> tuple[Array, Array]:
             dq, dp = (part.reshape(z.q.shape) for part in jnp.split(x, 2, axis=1))
             return flight * dq, thermal * dp
 
         def image(x: Array, _) -> tuple[Array, Array]:
-            dq, dp = change(x)
-            q = z.q + dq / 2
-            by_q, by_p = self.action.gradient(q, z.p + dp / 2, h, particles)
-            scaled = [particles.per_replica(by_p / flight), particles.per_replica(-by_q / thermal)]
-            return jnp.concatenate(scaled, axis=1), particles.neighbors.excursion(q)
+            dq, dp, excursion = self.change(z, *unscaled(x), h, particles)
+            return scaled(dq, dp), excursion
 
         solution = optx.fixed_point(
             image,
@@ -80,8 +83,26 @@ class Poincare(Map):
             adjoint=self.solver.adjoint,
             throw=False,
         )
-        dq, dp = change(solution.value)
+        dq, dp = unscaled(solution.value)
         converged = solution.stats["converged"]
         guess = jnp.where(converged[:, None], solution.value, 0.0)
         status = Status(converged, solution.stats["iterations"], solution.aux)
         return Phase(z.q + dq, z.p + dp), guess, status
+
+
+class Poincare(Generated):
+    """z′ = z + J∇S³((z + z′)/2):  Δq = ∂S³/∂p̄, Δp = −∂S³/∂q̄.
+
+    z′ − z is J∇S³ at a midpoint that is off by at most half the tolerance, and total momentum is conserved to
+    rounding. For a mode of frequency ω and θ = ωh, Picard iteration contracts by |tan(θ/2)|; S³ ceases to
+    exist at θ = π.
+
+    Source: Hairer, Lubich, Wanner, Geometric Numerical Integration (2006), VI.5, eq. 5.7; Feng and Qin.
+    """
+
+    def change(
+        self, z: Phase, dq: Array, dp: Array, h: float | Array, particles: Particles
+    ) -> tuple[Array, Array, Array]:
+        q = z.q + dq / 2
+        by_q, by_p = self.action.gradient(q, z.p + dp / 2, h, particles)
+        return by_p, -by_q, particles.neighbors.excursion(q)

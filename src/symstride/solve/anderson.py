@@ -5,13 +5,12 @@ from typing import Any
 import equinox as eqx
 import jax
 import jax.numpy as jnp
-import optimistix as optx
 from jax import Array
 
-from symstride.solve.tangent import RowTangents
+from symstride.solve.rows import RowSolver, RowState
 
 
-class AndersonState(eqx.Module):
+class AndersonState(RowState):
     """Where each row's iteration stands. Empty slots of the ring buffers are zero."""
 
     images: Array  # [replicas, history, D] differences of successive F(y)
@@ -27,20 +26,14 @@ class AndersonState(eqx.Module):
     aux: Any  # elementwise maximum over all evaluations
 
 
-class Anderson(optx.AbstractFixedPointSolver[Array, Any, AndersonState]):
+class Anderson(RowSolver[AndersonState]):
     """y = F(y) for y [replicas, D], each row a problem of its own.
 
     y ← F(y) − Σ_j γ_j ΔF_j, with γ minimising |r − Σ_j γ_j Δr_j|² + λ Σ_j γ_j² |Δr_j|² over the last
     `history` differences of iterates, r = F(y) − y: the regularisation λ is relative, and does not limit the
     accuracy that can be reached. `history=0` is Picard iteration.
 
-    A row is converged when the rms of its r is at most `tolerance`; it then takes y ← F(y), so that the
-    solution is the last image computed, and changes no more: what becomes of a row does not depend on the
-    others. A row whose r is not finite or has grown by the factor `divergence` keeps its y and is given up.
-
-    For `optimistix.fixed_point`, whose solution's `stats` hold for each row `converged`, `diverged` (neither:
-    out of steps), `iterations` (evaluations of F, the one that finds it converged included) and `residual`
-    (rms). `aux` is the largest over all evaluations, elementwise. Use `adjoint` to differentiate.
+    A row whose r is not finite or has grown by the factor `divergence` is given up. The rest: `RowSolver`.
 
     Sources: Anderson, J. ACM 12, 547 (1965); Walker and Ni, SIAM J. Numer. Anal. 49, 1715 (2011).
     """
@@ -49,24 +42,6 @@ class Anderson(optx.AbstractFixedPointSolver[Array, Any, AndersonState]):
     history: int = eqx.field(static=True, default=5)
     regularization: float = 1e-14
     divergence: float = 1e3
-
-    @property
-    def rtol(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return 0.0
-
-    @property
-    def atol(self) -> float:  # pyright: ignore[reportIncompatibleVariableOverride]
-        return self.tolerance
-
-    @staticmethod
-    def norm(y: Array) -> Array:  # pyright: ignore[reportIncompatibleVariableOverride]
-        """rms of each row: [replicas, D] → [replicas]."""
-        return jnp.sqrt(jnp.mean(y**2, axis=-1))
-
-    @property
-    def adjoint(self) -> optx.ImplicitAdjoint:
-        """Derivatives by the implicit function theorem, to this solver's tolerance (relative)."""
-        return optx.ImplicitAdjoint(RowTangents(self))
 
     def init(self, fn, y, args, options, f_struct, aux_struct, tags) -> AndersonState:
         replicas, size = y.shape
@@ -123,19 +98,3 @@ class Anderson(optx.AbstractFixedPointSolver[Array, Any, AndersonState]):
         projection = jnp.einsum("rjd,rd->rj", unit, residual)[..., None]
         gamma = jnp.linalg.solve(gram, projection)
         return jnp.sum(gamma * (images / length), axis=1)
-
-    def terminate(self, fn, y, args, options, state: AndersonState, tags) -> tuple[Array, optx.RESULTS]:
-        done = jnp.all(state.converged | state.diverged)
-        failed = done & jnp.any(state.diverged)
-        return done, optx.RESULTS.where(failed, optx.RESULTS.nonlinear_divergence, optx.RESULTS.successful)
-
-    def postprocess(
-        self, fn, y, aux, args, options, state: AndersonState, tags, result
-    ) -> tuple[Array, Any, dict[str, Array]]:
-        stats = {
-            "converged": state.converged,
-            "diverged": state.diverged,
-            "iterations": state.iterations,
-            "residual": state.rms,
-        }
-        return y, aux, stats
