@@ -114,12 +114,10 @@ def check(hamiltonian: Hamiltonian, z: Phase) -> None:
     energy = jnp.asarray(hamiltonian(z))
     if energy.shape != ():
         raise HamiltonianError(
-            f"{name}: H returns an array {energy.shape} and must return one number, the energy: sum over bodies"
+            f"{name}: H returns an array {energy.shape} and must return one number: sum over bodies?"
         )
     if not jnp.issubdtype(energy.dtype, jnp.floating):
-        raise HamiltonianError(
-            f"{name}: H returns {energy.dtype} and must return a real floating-point number"
-        )
+        raise HamiltonianError(f"{name}: H returns {energy.dtype} ; it must return a real number")
     if not jnp.isfinite(energy):
         raise HamiltonianError(f"{name}: H is {energy} at the given point; does it lie in H's domain?")
     try:
@@ -128,6 +126,4 @@ def check(hamiltonian: Hamiltonian, z: Phase) -> None:
         raise HamiltonianError(f"{name}: jax cannot differentiate H; write it with jax.numpy") from error
     for of, part in (("p", slope.q), ("q", slope.p)):
         if not jnp.isfinite(part).all():
-            raise HamiltonianError(
-                f"{name}: H is {energy:.6g} at the given point, but ∂H/∂{of} is not finite"
-            )
+            raise HamiltonianError(f"{name}: ∂H/∂{of} is not finite at the given point, though H is")
