@@ -68,7 +68,7 @@ def suzuki(hamiltonian: Separable) -> Splitting:
 
 
 def blanes_moan(hamiltonian: Separable) -> Splitting:
-    """Order 4 in six gradients, with error constants far below those of compositions of Verlet.
+    """Order 4 in six gradients, of smaller error than compositions of Verlet for the same number.
 
     Source: Blanes and Moan, J. Comput. Appl. Math. 142, 313 (2002), table 2, S₆.
     """
