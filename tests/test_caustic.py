@@ -1,0 +1,62 @@
+"""The fastest mode in data of known frequencies, and what a stride makes of it."""
+
+import numpy as np
+import pytest
+from scipy.optimize import brentq
+
+from symstride.data.trajectory import Trajectory
+from symstride.errors import DataError
+from symstride.measure.caustic import LIMITS, fastest_mode, limit, reach
+from symstride.measure.spectra import WAVENUMBER_FS
+
+
+def oscillators(wavenumbers, spacing_fs=1.0, frames=4000, seed=0):
+    """Pairs of equal atoms, each vibrating against its partner at one wavenumber, at random phases."""
+    rng = np.random.default_rng(seed)
+    times = spacing_fs * np.arange(frames)
+    phase = 2 * np.pi * (np.outer(times, wavenumbers) * WAVENUMBER_FS + rng.uniform(size=len(wavenumbers)))
+    v = np.cos(phase)[:, :, None] * rng.normal(size=(len(wavenumbers), 3))
+    v /= np.linalg.norm(v[0], axis=1).mean()
+    momenta = np.stack([v, -v], axis=2).reshape(frames, -1, 3)
+    atoms = momenta.shape[1]
+    return Trajectory(
+        np.ones(atoms, int),
+        np.ones(atoms),
+        np.zeros((3, 3)),
+        np.zeros(3, bool),
+        times,
+        np.zeros_like(momenta),
+        momenta,
+    )
+
+
+@pytest.mark.parametrize("wavenumbers", [[300.0], [1000.0, 3600.0], np.linspace(50, 300, 30)])
+def test_the_fastest_mode_is_found_within_the_resolution(wavenumbers):
+    found = fastest_mode([oscillators(wavenumbers, seed=seed) for seed in range(3)])
+    assert found == pytest.approx(max(wavenumbers), rel=0.03, abs=20)
+
+
+def test_theta_and_the_warning():
+    data = [oscillators([1000.0, 3600.0])]
+    near = reach(data, 4.5, "s3")
+    assert near.theta == pytest.approx(2 * np.pi * 3600 * WAVENUMBER_FS * 4.5, rel=0.02)
+    assert near.near
+    assert "36" in str(near)
+    assert "caustic of this kind of map at 3.14" in str(near)
+    assert "past" in str(reach(data, 6.0, "s3"))
+    assert not reach(data, 4.5, "explicit").near
+    assert reach(data, 8.0, "explicit").near
+    assert not reach(data, 8.0, "explicit", drifts=4).near
+
+
+def test_frames_too_far_apart_tell_nothing():
+    with pytest.raises(DataError, match="cannot be told"):
+        fastest_mode([oscillators([1600.0], spacing_fs=10.0)])
+
+
+def test_limits_solve_their_equations():
+    assert LIMITS["s1"].picard == pytest.approx(brentq(lambda t: t / np.sin(t) - 2, 1, 3), abs=1e-6)
+    assert LIMITS["s2"].picard == pytest.approx(brentq(lambda t: 1 / np.cos(t) - 2, 0.5, 1.5))
+    cosine = brentq(lambda t: np.cos(t) + t / 2 * np.sin(t), 2, 3)
+    assert LIMITS["dressed s3"].picard == pytest.approx(cosine, abs=1e-6)
+    assert limit("explicit", 4).caustic == pytest.approx(4 * np.pi)
