@@ -29,4 +29,5 @@ def midpoint(hamiltonian: Hamiltonian, kT: float, tolerance: float = 1e-12, max_
 
     Source: Hairer, Lubich, Wanner, Geometric Numerical Integration (2006), VI.4.
     """
-    return Poincare(HamiltonianAction(hamiltonian), Anderson(tolerance), kT, max_steps)
+    solver = Anderson(tolerance)  # pyright: ignore[reportCallIssue]: the rest are properties
+    return Poincare(HamiltonianAction(hamiltonian), solver, kT, max_steps)
