@@ -1,0 +1,82 @@
+"""A direct predictor for few degrees of freedom."""
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+from jax import Array
+
+from symstride.actions.particle import Constant
+from symstride.actions.small import Cartesian, Features, Isolated
+from symstride.maps.direct import Direct
+from symstride.neighbors import AnyArray
+from symstride.phase import Particles, Phase
+
+
+class SmallDirect(Direct):
+    """A plain perceptron of all coordinates, momenta and the stride's square, for z′ − z.
+
+    With `Isolated` features it sees relative positions and velocities besides the invariants, and leaves
+    total momentum and centre of mass alone: for a map dressed by free flight that is exact.
+    """
+
+    features: Features
+    perceptron: eqx.nn.MLP
+    readout: Array
+    mean: Constant
+    spread: Constant
+    size: Constant  # [2, N, d], of Δ in the data
+    stride: float = eqx.field(static=True)
+
+    def __init__(
+        self,
+        z: Phase,
+        change: Phase,
+        particles: Particles,
+        *,
+        features: Features | None = None,
+        stride: float,
+        hidden: int = 64,
+        depth: int = 3,
+        key: Array,
+    ):
+        """Standardised over points z and their changes, [replicas·N, d] of `particles`, several replicas."""
+        self.features, self.stride = features or Cartesian(), stride
+        apart = [self._apart(x, particles) for x in (z.q, z.p, change.q, change.p)]
+        seen = jax.vmap(self._inputs)(apart[0], apart[1], self._masses(particles))
+        spread = seen.std(0)
+        self.mean, self.spread = Constant(seen.mean(0)), Constant(jnp.where(spread > 1e-9, spread, 1.0))
+        self.size = Constant(jnp.stack([jnp.sqrt(jnp.mean(x**2, 0)) for x in apart[2:]]))
+        body, last = jax.random.split(key)
+        self.perceptron = eqx.nn.MLP(
+            seen.shape[1] + 1, hidden, hidden, depth - 1, jax.nn.silu, jax.nn.silu, key=body
+        )
+        self.readout = jax.random.normal(last, (hidden, self.size.array.size)) / hidden**0.5
+
+    def change(self, z: Phase, h: float | Array, particles: Particles) -> Phase:
+        masses = self._masses(particles)
+        x = (jnp.broadcast_to(h, particles.masses.shape).reshape(masses.shape)[:, 0] / self.stride) ** 2
+        q, p = jax.vmap(self._one)(self._apart(z.q, particles), self._apart(z.p, particles), masses, x)
+        return Phase(q.reshape(z.q.shape), p.reshape(z.p.shape))
+
+    def _one(self, q: Array, p: Array, masses: Array, x: Array) -> tuple[Array, Array]:
+        inputs = (self._inputs(q, p, masses) - self.mean()) / self.spread()
+        hidden = self.perceptron(jnp.append(inputs, x))
+        dq, dp = self.size() * (hidden @ self.readout).reshape(self.size.array.shape)
+        if isinstance(self.features, Isolated):
+            dq, dp = dq - masses @ dq / masses.sum(), dp - dp.mean(0)
+        return dq, dp
+
+    def _inputs(self, q: Array, p: Array, masses: AnyArray) -> Array:
+        seen = list(self.features(q, p, masses))
+        if isinstance(self.features, Isolated):
+            v = p / jnp.asarray(masses)[:, None]
+            seen += [(q[1:] - q[0]).ravel(), (v[1:] - v[0]).ravel()]
+        return jnp.concatenate(seen)
+
+    @staticmethod
+    def _apart(x: Array, particles: Particles) -> Array:
+        return x.reshape(particles.replicas, -1, x.shape[-1])
+
+    @staticmethod
+    def _masses(particles: Particles) -> Array:
+        return jnp.asarray(particles.masses).reshape(particles.replicas, -1)
