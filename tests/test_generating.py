@@ -10,6 +10,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from symstride.errors import ConvergenceError
 from symstride.hamiltonians.harmonic import Harmonic
 from symstride.maps.dressed import Dressed
 from symstride.maps.flight import FreeFlight
@@ -19,6 +20,7 @@ from symstride.maps.principal import Principal
 from symstride.maps.substepping import Substepping
 from symstride.measure.structure import Scales, jacobian_defect
 from symstride.phase import Phase, bodies
+from symstride.simulate.nve import Simulation
 from symstride.solve import Anderson, NewtonKrylov
 
 jax.config.update("jax_enable_x64", True)
@@ -170,10 +172,10 @@ def test_what_is_reversible_and_what_is_odd_in_h(name):
     if name in ("S2", "S2 adjoint"):
         assert np.abs(back.q - z.q).max() > 1e-3
         assert np.abs(flipped.q - z.q).max() > 1e-3
-        close(eqx.filter_jit(one.inverse)(there, h, particles())[0], z, 1e-11)
     else:
         close(back, z, 1e-11)
         close(flipped.reversed(), z, 1e-11)
+    close(eqx.filter_jit(one.inverse)(there, h, particles())[0], z, 1e-11)
 
 
 @jax.jit
@@ -268,6 +270,22 @@ def test_what_no_division_helps_stays_unconverged():
     assert status.iterations[0] == before.iterations[0]
     assert status.iterations[1] >= before.iterations[1] + 2 + 4  # one at least in each part
     assert np.isfinite(image.q[:3]).all()
+
+
+@pytest.mark.parametrize(("depth", "done"), [(4, True), (0, False)])
+def test_a_run_divides_counts_and_goes_on_or_raises(depth, done):
+    z = jax.tree.map(lambda x: jnp.tile(x, (1, 3)), two([0.3, 3.0]))
+    box = np.zeros((3, 3)), np.zeros(3, bool)
+    one = Substepping(picard(), depth)
+    simulation = Simulation(one, 0.5, np.zeros(3, int), np.asarray(MASSES), *box, 1.0, 100.0, 2)
+    if not done:
+        with pytest.raises(ConvergenceError, match=r"not solved .*replica 1"):
+            simulation.advance(z, None, 4)
+        return
+    _, memory, tally = simulation.advance(z, None, 4)
+    assert tally.strides == 4
+    assert memory.divided[0] == 0
+    assert 1 <= memory.divided[1] <= 4
 
 
 def test_solved_strides_are_untouched_by_substepping():
