@@ -6,19 +6,26 @@ import jax.numpy as jnp
 from jax import Array
 
 from symstride.actions.particle import Constant
+from symstride.actions.prior import Sum
 from symstride.actions.small import Cartesian, Features, Isolated
 from symstride.maps.direct import Direct
+from symstride.maps.generating import Action
 from symstride.neighbors import AnyArray
 from symstride.phase import Particles, Phase
+
+NOTHING = Sum(())
 
 
 class SmallDirect(Direct):
     """A plain perceptron of all coordinates, momenta and the stride's square, for z′ − z.
 
+    Where a `prior` action is known it is what is left of J∇S³ taken at z.
+
     With `Isolated` features it sees relative positions and velocities besides the invariants, and leaves
     total momentum and centre of mass alone: for a map dressed by free flight that is exact.
     """
 
+    prior: Action
     features: Features
     perceptron: eqx.nn.MLP
     readout: Array
@@ -33,6 +40,7 @@ class SmallDirect(Direct):
         change: Phase,
         particles: Particles,
         *,
+        prior: Action = NOTHING,
         features: Features | None = None,
         stride: float,
         hidden: int = 64,
@@ -40,12 +48,13 @@ class SmallDirect(Direct):
         key: Array,
     ):
         """Standardised over points z and their changes, [replicas·N, d] of `particles`, several replicas."""
-        self.features, self.stride = features or Cartesian(), stride
-        apart = [self._apart(x, particles) for x in (z.q, z.p, change.q, change.p)]
-        seen = jax.vmap(self._inputs)(apart[0], apart[1], self._masses(particles))
+        self.prior, self.features, self.stride = prior, features or Cartesian(), stride
+        by_q, by_p = prior.gradient(z.q, z.p, stride, particles)
+        q, p, dq, dp = (self._apart(x, particles) for x in (z.q, z.p, change.q - by_p, change.p + by_q))
+        seen = jax.vmap(self._inputs)(q, p, self._masses(particles))
         spread = seen.std(0)
         self.mean, self.spread = Constant(seen.mean(0)), Constant(jnp.where(spread > 1e-9, spread, 1.0))
-        self.size = Constant(jnp.stack([jnp.sqrt(jnp.mean(x**2, 0)) for x in apart[2:]]))
+        self.size = Constant(jnp.stack([jnp.sqrt(jnp.mean(x**2, 0)) for x in (dq, dp)]))
         body, last = jax.random.split(key)
         self.perceptron = eqx.nn.MLP(
             seen.shape[1] + 1, hidden, hidden, depth - 1, jax.nn.silu, jax.nn.silu, key=body
@@ -56,7 +65,8 @@ class SmallDirect(Direct):
         masses = self._masses(particles)
         x = (jnp.broadcast_to(h, particles.masses.shape).reshape(masses.shape)[:, 0] / self.stride) ** 2
         q, p = jax.vmap(self._one)(self._apart(z.q, particles), self._apart(z.p, particles), masses, x)
-        return Phase(q.reshape(z.q.shape), p.reshape(z.p.shape))
+        by_q, by_p = self.prior.gradient(z.q, z.p, h, particles)
+        return Phase(by_p + q.reshape(z.q.shape), -by_q + p.reshape(z.p.shape))
 
     def _one(self, q: Array, p: Array, masses: Array, x: Array) -> tuple[Array, Array]:
         inputs = (self._inputs(q, p, masses) - self.mean()) / self.spread()

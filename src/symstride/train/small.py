@@ -14,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from symstride.hamiltonians.base import Custom, Hamiltonian
+from symstride.hamiltonians.base import Hamiltonian
 from symstride.hamiltonians.reference import reference
 from symstride.maps.base import Map
 from symstride.maps.dressed import Dressed
@@ -36,23 +36,16 @@ class Pairs(eqx.Module):
 def cut(hamiltonian: Hamiltonian, starts: Phase, h: float, strides: int, nodes: int = 12) -> Pairs:
     """The strides of reference paths from `starts` [K, M, d]: [K·strides] pairs, path by path.
 
-    L = p·∂H/∂p − H is integrated by Gauss and Legendre's rule of `nodes` points a stride. All paths are one
-    system to the integrator.
+    L = p·∂H/∂p − H is integrated by Gauss and Legendre's rule of `nodes` points a stride.
     """
-    paths, *shape = starts.q.shape
     x, weights = np.polynomial.legendre.leggauss(nodes)
     times = np.arange(strides)[:, None] + np.append(0.0, (x + 1) / 2)
-    times = h * np.append(times.ravel(), strides)
-    together = Custom(
-        function=lambda q, p: jnp.sum(hamiltonian.energies(Phase(q, p), paths)),
-        masses=jnp.tile(jnp.asarray(hamiltonian.masses), paths),
-    )
-    path = reference(together, Phase(*(x.reshape(-1, shape[-1]) for x in (starts.q, starts.p))), times)
-    path = jax.tree.map(lambda x: x.reshape(-1, paths, *shape).swapaxes(0, 1), path)  # [K, T, M, d]
+    path = reference(hamiltonian, starts, h * np.append(times.ravel(), strides))
 
     def lagrangian(z: Phase) -> Array:
         return jnp.sum(z.p * hamiltonian.field(z).q) - hamiltonian(z)
 
+    paths, _, *shape = path.q.shape
     values = jax.vmap(jax.vmap(lagrangian))(path)[:, :-1].reshape(paths * strides, nodes + 1)
     ends = jax.tree.map(lambda x: x[:, :: nodes + 1], path)
     head, tail = (
