@@ -1,5 +1,7 @@
 """Maps against flows known in closed form, and what every map must keep."""
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -14,7 +16,9 @@ from symstride.maps.composition import Composition
 from symstride.maps.dressed import Dressed
 from symstride.maps.flight import FreeFlight
 from symstride.maps.generating import Action, Poincare
+from symstride.maps.mixed import Mixed, symmetric
 from symstride.maps.palindrome import Kicks, Palindrome
+from symstride.maps.substepping import Substepping
 from symstride.measure.structure import Scales, jacobian_defect, reversal_error, symplectic_defect
 from symstride.neighbors import join, neighbor_list
 from symstride.phase import Particles, Phase
@@ -417,6 +421,101 @@ def test_compositions_invert_though_not_palindromic():
     there, _ = stride(one, z, h, of)
     close(eqx.filter_jit(one.inverse)(there, h, of)[0], z, 1e-10)
     assert np.abs(stride(one, there, -h, of)[0].q - z.q).max() > 1e-4
+
+
+def test_parts_that_are_not_odd_in_h_invert_too():
+    """Φ₋ₕ is not Φₕ⁻¹ for S²: what is made of it must ask it for its own inverse."""
+    of, h = particles(), 0.2
+    z = thermal(of)
+    mixed = Mixed(Midpoint(jnp.asarray(1.0)), Anderson(1e-12), KT)
+    for one in (
+        Composition((Composition((mixed, FreeFlight()), (1.0, 0.2)), Palindrome(Forces())), (0.3, 0.4)),
+        Dressed(FreeFlight(), replace(mixed, adjoint=True)),
+    ):
+        there, _ = stride(one, z, h, of)
+        back, status = eqx.filter_jit(one.inverse)(there, h, of)
+        assert status.converged.all()
+        close(back, z, 1e-10)
+        assert np.abs(stride(one, there, -h, of)[0].q - z.q).max() > 1e-4
+
+
+def test_s2_and_its_adjoint_make_a_map_odd_in_h():
+    of, h = particles(), 0.3
+    z = thermal(of)
+    one = symmetric(Mixed(Midpoint(jnp.asarray(1.0)), Anderson(1e-12), KT))
+    there, _ = stride(one, z, h, of)
+    close(stride(one, there, -h, of)[0], z, 1e-10)
+    close(eqx.filter_jit(one.inverse)(there, h, of)[0], z, 1e-10)
+
+
+class Counter:
+    """Counts the evaluations that are really done, also within jit."""
+
+    def __init__(self):
+        self.calls = []
+
+    def one(self):
+        jax.debug.callback(lambda: self.calls.append(None))
+
+    def take(self) -> int:
+        jax.effects_barrier()
+        count = len(self.calls)
+        self.calls.clear()
+        return count
+
+
+class CountedForces(Kicks):
+    counter: Counter = eqx.field(static=True)
+
+    def force(self, k, q, h, particles):
+        self.counter.one()
+        return -jax.grad(potential)(q, particles)
+
+
+class CountedAction(Action):
+    counter: Counter = eqx.field(static=True)
+
+    def value(self, q, p, h, particles):
+        kinetic = jnp.sum(p**2 / (2 * particles.masses[:, None]))
+        return h * (kinetic + potential(q, particles))
+
+    def gradient(self, q, p, h, particles):
+        self.counter.one()
+        return super().gradient(q, p, h, particles)
+
+
+def kick(counter, drifts=2):
+    return Palindrome(CountedForces(counter), drifts)
+
+
+def solved(counter):
+    return Poincare(CountedAction(counter), Anderson(1e-10), KT)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        kick,
+        lambda c: Dressed(FreeFlight(), kick(c)),
+        lambda c: Dressed(kick(c, 1), solved(c)),
+        lambda c: Composition((Composition((kick(c), FreeFlight()), (0.5, 1.0)), kick(c, 1)), (0.5, 0.3)),
+        lambda c: Substepping(Composition((kick(c), solved(c)), (0.5, 0.5)), depth=1),
+    ],
+)
+def test_gradients_counted_are_gradients_computed(make):
+    """In one stride after another from a memory, and in a stride by itself."""
+    counter = Counter()
+    one, of, h = make(counter), particles(), jnp.asarray(0.2)
+    z = thermal(of)
+    memory = one.begin(z, h, of)
+    assert counter.take() == one.beginning
+    advance = eqx.filter_jit(one.step)
+    for _ in range(3):
+        z, memory, status = advance(z, memory, h, of)
+        assert status.converged.all()
+        assert counter.take() == status.iterations[0]
+    _, status = eqx.filter_jit(one)(z, h, of)
+    assert counter.take() == status.iterations[0]
 
 
 def test_a_composition_needs_a_fraction_for_each_map():

@@ -58,3 +58,7 @@ class Status(eqx.Module):
     def explicit(gradients: int, excursion: Array, replicas: int) -> "Status":
         """The status of a stride with nothing to solve."""
         return Status(jnp.ones(replicas, bool), jnp.full(replicas, gradients), excursion)
+
+    def with_more(self, gradients: int | Array) -> "Status":
+        """With gradients that were needed besides."""
+        return Status(self.converged, self.iterations + gradients, self.excursion)

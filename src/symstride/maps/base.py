@@ -12,9 +12,15 @@ from symstride.phase import Particles, Phase, Status
 class Map(eqx.Module):
     """One stride of length h (ASE time units; one number, or one for each atom [M]): z ↦ Φ_h(z).
 
-    Maps here are symplectic, reversible (RΦ_hR = Φ_h⁻¹) and odd in h (Φ₋ₕ = Φ_h⁻¹) by construction.
+    Symplectic, reversible (RΦ_hR = Φ_h⁻¹, R turns momenta round) and odd in h (Φ₋ₕ = Φ_h⁻¹) by construction,
+    unless a map says otherwise; one that is not odd has an `inverse` of its own.
     A map may carry a memory from one stride to the next: forces it will need again, or a first guess.
     """
+
+    @property
+    def beginning(self) -> int:
+        """Gradients that `begin` takes, and `resume`: those of a stride itself are in its status."""
+        return 0
 
     @abstractmethod
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> Any:
@@ -31,10 +37,10 @@ class Map(eqx.Module):
         return self.begin(z, h, particles)
 
     def __call__(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:
-        """Φ_h(z)."""
+        """Φ_h(z), its status with the gradients of `begin`."""
         z, _, status = self.step(z, self.begin(z, h, particles), h, particles)
-        return z, status
+        return z, status.with_more(self.beginning)
 
     def inverse(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:
-        """Φ_h⁻¹(z) = Φ₋ₕ(z)."""
+        """Φ_h⁻¹(z), which is Φ₋ₕ(z) for a map odd in h."""
         return self(z, -h, particles)

@@ -26,9 +26,10 @@ def combine(*statuses: Status) -> Status:
 class Composition(Map):
     """Φ_h = Φ_n,f_n·h ∘ … ∘ Φ_1,f_1·h: `maps` in the order they act, each over its fraction of h.
 
-    Always symplectic. Reversible, and odd in h, only if palindromic: maps and fractions read the same
-    backwards (one map over f, 1 − 2f, f, say: Yoshida's triple jump). The inverse is right for any.
-    Forces are computed anew where a part begins; `iterations` counts those of the strides alone.
+    Symplectic if its maps are. Reversible, and odd in h, only if palindromic too: maps and fractions read the
+    same backwards (one map over f, 1 − 2f, f, say: Yoshida's triple jump), or a map's place is taken by its
+    adjoint there. The inverse is right for any.
+    Forces are computed anew where a part begins, and counted.
     """
 
     maps: tuple[Map, ...]
@@ -40,6 +41,10 @@ class Composition(Map):
                 f"a composition has {len(self.maps)} maps and {len(self.fractions)} fractions: "
                 "give as many of each, at least one"
             )
+
+    @property
+    def beginning(self) -> int:
+        return sum(part.beginning for part in self.maps)
 
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Any, ...]:
         return tuple(m.begin(z, f * h, particles) for m, f in zip(self.maps, self.fractions, strict=True))
@@ -53,8 +58,12 @@ class Composition(Map):
             z, last, status = part.step(z, last, fraction * h, particles)
             memories.append(last)
             statuses.append(status)
-        return z, tuple(memories), combine(*statuses)
+        return z, tuple(memories), combine(*statuses).with_more(self.beginning)
 
     def inverse(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:
         """Φ_h⁻¹(z): the inverses in reverse order."""
-        return Composition(self.maps[::-1], self.fractions[::-1])(z, -h, particles)
+        statuses = []
+        for part, fraction in zip(self.maps[::-1], self.fractions[::-1], strict=True):
+            z, status = part.inverse(z, fraction * h, particles)
+            statuses.append(status)
+        return z, combine(*statuses)

@@ -39,13 +39,6 @@ class Mixed(Generated):
         return replace(self, adjoint=not self.adjoint)(z, -h, particles)
 
 
-class Symmetric(Composition):
-    """A composition that is odd in h, Φ₋ₕ = Φₕ⁻¹, though its parts are not."""
-
-    def inverse(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:
-        return self(z, -h, particles)
-
-
-def symmetric(mixed: Mixed) -> Symmetric:
+def symmetric(mixed: Mixed) -> Composition:
     """Φ*_{h/2} ∘ Φ_{h/2}: odd in h, and reversible if s(q, −p′; −h) = −s(q, p′; h)."""
-    return Symmetric((mixed, replace(mixed, adjoint=not mixed.adjoint)), (0.5, 0.5))
+    return Composition((mixed, replace(mixed, adjoint=not mixed.adjoint)), (0.5, 0.5))

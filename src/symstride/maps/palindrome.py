@@ -41,6 +41,10 @@ class Palindrome(Map):
         """c_k of all kicks in turn."""
         return [float(w) / self.drifts for w in newton_cotes(self.drifts, 1)[0]]
 
+    @property
+    def beginning(self) -> int:
+        return 1
+
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> Array:
         """The outermost force at z."""
         return self.kicks.force(0, z.q, h, particles)

@@ -31,6 +31,10 @@ class Splitting(Map):
     kick: tuple[float, ...] = eqx.field(static=True)  # b, n + 1
     drift: tuple[float, ...] = eqx.field(static=True)  # a, n
 
+    @property
+    def beginning(self) -> int:
+        return 1
+
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> Array:
         """The force at z."""
         return self.kicks.force(0, z.q, h, particles)

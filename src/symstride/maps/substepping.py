@@ -32,6 +32,10 @@ class Substepping(Map):
     inner: Map
     depth: int = eqx.field(static=True, default=3)
 
+    @property
+    def beginning(self) -> int:
+        return self.inner.beginning
+
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> Counted:
         return Counted(self.inner.begin(z, h, particles), jnp.zeros(particles.replicas, int))
 
@@ -58,7 +62,7 @@ class Substepping(Map):
             lambda inner: inner,
             inner,
         )
-        return image, Counted(inner, memory.divided + divided), status
+        return image, Counted(inner, memory.divided + divided), status.with_more(divided * self.beginning)
 
     def _divide(
         self, found: tuple[Phase, Status], z: Phase, parts: int, h: float | Array, particles: Particles
@@ -70,7 +74,7 @@ class Substepping(Map):
             z, memory, last = self.inner.step(z, memory, h / parts, particles)
             return (z, memory, combine(status, last)), None
 
-        none = Status.explicit(0, jnp.zeros(()), particles.replicas)
+        none = Status.explicit(self.beginning, jnp.zeros(()), particles.replicas)
         start = z, self.inner.begin(z, h / parts, particles), none
         (anew, _, status), _ = jax.lax.scan(stride, start, length=parts)
         image, before = found
