@@ -1,6 +1,6 @@
 """It is the action: learned S³ against p̄·Δq − ∫L dt of held-out reference paths.
 
-    python experiments/action.py        # about two minutes of one core; results/action.json and results/action.png
+    python experiments/action.py        # about two minutes; results/action.json and results/action.png
 
 S³ was learned from midpoints of pairs alone, its gradient, never its value. The action of the paths is
 integrated along reference solutions. Both are compared whole and less the prior hV(q̄) that S³ is learned

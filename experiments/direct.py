@@ -1,6 +1,6 @@
 """Direct predictors drift and lose equipartition; the action does not.
 
-    python experiments/direct.py        # about four minutes of one core; results/direct.json and results/direct.png
+    python experiments/direct.py        # about four minutes; results/direct.json and results/direct.png
 
 Three bodies and a stiff chain, 10⁴ strides from starts not learned from, with: a direct predictor, the same
 corrected by n gradients of S³, S³ solved, two explicit kicks. All were learned from the same pairs in as many

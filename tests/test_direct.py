@@ -14,6 +14,8 @@ from symstride.errors import ModelError
 from symstride.hamiltonians.harmonic import Harmonic
 from symstride.hamiltonians.henon_heiles import henon_heiles
 from symstride.maps.direct import Corrected, Direct
+from symstride.maps.dressed import Dressed
+from symstride.maps.flight import FreeFlight
 from symstride.maps.midpoint import HamiltonianAction, midpoint
 from symstride.maps.palindrome import Palindrome
 from symstride.maps.splitting import PotentialKicks
@@ -99,9 +101,12 @@ def test_evaluations_are_counted_with_the_prediction():
 def test_a_predictor_is_a_first_guess_and_an_explicit_map_a_good_one():
     verlet = Palindrome(PotentialKicks(STAR), drifts=1)
     exact, alone = stride(midpoint(STAR, 1.0, 1e-8), START, STAR.particles)
-    guessed, status = stride(Corrected(verlet, midpoint(STAR, 1.0, 1e-8)), START, STAR.particles)
+    map = Corrected(verlet, midpoint(STAR, 1.0, 1e-8))
+    guessed, memory, status = map.step(START, map.begin(START, H, STAR.particles), H, STAR.particles)
     assert distance(exact, guessed) < 1e-7
-    assert status.iterations[0] - 1 < alone.iterations[0]
+    extra = 1 + 1  # Verlet's own gradient, and another where it begins anew
+    assert status.iterations[0] - extra < alone.iterations[0]
+    assert np.array_equal(memory, STAR.force(guessed.q))
 
 
 def test_memory_is_that_of_the_corrected_point():
@@ -120,8 +125,15 @@ def test_unconverged_strides_say_so():
 
 
 def test_there_is_no_way_back():
-    with pytest.raises(ModelError, match="no inverse"):
-        Euler().inverse(START, H, STAR.particles)
+    for map in (Euler(), corrected(3), Dressed(FreeFlight(), Euler())):
+        with pytest.raises(ModelError, match="no inverse"):
+            map.inverse(START, H, STAR.particles)
+
+
+def test_the_converged_map_goes_back():
+    there, _ = stride(corrected(None), START, STAR.particles)
+    back, _ = corrected(None).inverse(there, H, STAR.particles)
+    assert distance(back, START) < 1e-12
 
 
 def predictor(features, replicas=16):

@@ -14,6 +14,8 @@ from symstride.maps.composition import combine
 from symstride.maps.generating import Generated
 from symstride.phase import Particles, Phase, Status
 
+NO_INVERSE = "a direct predictor has no inverse: to go back in time take an S³ or an explicit map"
+
 
 class Direct(Map):
     """z′ = z + change(z; h): cheap, and neither symplectic nor reversible, so without an inverse.
@@ -55,6 +57,10 @@ class Corrected(Map):
     implicit: Generated
     corrections: int | None = eqx.field(static=True, default=None)
 
+    @property
+    def beginning(self) -> int:
+        return self.predictor.beginning
+
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> Any:
         return self.predictor.begin(z, h, particles)
 
@@ -74,7 +80,14 @@ class Corrected(Map):
                 excursion = jnp.maximum(excursion, far)
             end = Phase(z.q + dq, z.p + dp)
             solved = Status.explicit(self.corrections, excursion, particles.replicas)
-        return end, self.predictor.resume(memory, end, h, particles), combine(predicted, solved)
+        status = combine(predicted, solved).with_more(self.beginning)
+        return end, self.predictor.resume(memory, end, h, particles), status
+
+    def inverse(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:
+        """Of the converged map; a finite number of corrections has none."""
+        if self.corrections is not None:
+            raise ModelError(NO_INVERSE)
+        return self.implicit.inverse(z, h, particles)
 
     def _as_memory(self, z: Phase, guess: Phase, h: float | Array, particles: Particles) -> Array:
         """Δ in the thermal units of the implicit map."""
