@@ -144,7 +144,7 @@ def hamilton_jacobi_loss(
     keeps the equation even in p̄. Dressed by free flight B, with z, z′ the inner map's ends:
     ∂S³/∂h = [H(B⁻¹z) + H(Bz′) − T(z) − T(z′)]/2.
 
-    Source: Hairer, Lubich, Wanner, Geometric Numerical Integration (2006), VI.5, eq. 5.12.
+    Source: Hairer, Lubich, Wanner, Geometric Numerical Integration (2006), VI.5.
     """
     action, dressed = inner(map)
 
