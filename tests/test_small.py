@@ -179,25 +179,23 @@ def swinging(seed=0, number=2000):
     return Points(Phase(jnp.asarray(q), jnp.asarray(p)), jnp.asarray(rng.uniform(0, 1.2, number)))
 
 
+def maps_of_a_pendulum(points):
+    """Of hV alone, and with an untrained network beside it."""
+    hamiltonian = pendulum()
+    many = bodies(np.ones(len(points.h)), len(points.h))
+    flat = points.middle.q[:, 0], points.middle.p[:, 0]
+    sizes = {"energy": 1.0, "stride": 1.0, "order": 1, "hidden": 24, "width": 6}
+    learned = SmallAction(Angles(), *flat, many, key=jax.random.key(0), **sizes)
+    prior = dressed_prior(hamiltonian)
+    actions = prior, Sum((prior, learned))
+    return hamiltonian, [Dressed(FreeFlight(), Poincare(s, Anderson(1e-10), 1.0)) for s in actions]
+
+
 def test_hamilton_and_jacobi_alone_give_the_flow_of_a_pendulum():
     """No trajectory was seen: after a stride of 1, a sixth of a period, errors below 5e-3; hV alone 0.1."""
-    hamiltonian, points = pendulum(), swinging()
+    points = swinging()
+    hamiltonian, maps = maps_of_a_pendulum(points)
     of = hamiltonian.particles
-    many = bodies(np.ones(len(points.h)), len(points.h))
-    learned = SmallAction(
-        Angles(),
-        points.middle.q[:, 0],
-        points.middle.p[:, 0],
-        many,
-        energy=1.0,
-        stride=1.0,
-        order=1,
-        hidden=24,
-        width=6,
-        key=jax.random.key(0),
-    )
-    prior = dressed_prior(hamiltonian)
-    maps = [Dressed(FreeFlight(), Poincare(s, Anderson(1e-10), 1.0)) for s in (prior, Sum((prior, learned)))]
 
     def loss(map, batch):
         return hamilton_jacobi_loss(map, hamiltonian, batch, of, 1.0)
@@ -215,6 +213,16 @@ def test_hamilton_and_jacobi_alone_give_the_flow_of_a_pendulum():
             errors.append(np.hypot(end.q - exact.q[0], end.p - exact.p[0]).max())
         worst.append(max(errors))
     assert worst[1] < 5e-3 < 0.05 < worst[0]
+
+
+def test_values_of_the_action_alone_give_its_gradient():
+    """Learned from one number for each path, p̄·Δq − ∫L dt, S³ generates the strides."""
+    points = swinging()
+    hamiltonian, maps = maps_of_a_pendulum(points)
+    of, pairs = hamiltonian.particles, cut(hamiltonian, points.middle, 1.0, 1)
+    trained, _ = fit(maps[1], lambda m, b: value_loss(m, b, of, 1.0), pairs, steps=800, batch=64, rate=0.02)
+    prior, learned = (float(generator_loss(m, pairs, of, 1.0)) ** 0.5 for m in (maps[0], trained))
+    assert learned < 0.02 * prior
 
 
 def test_what_is_known_is_not_trained():
