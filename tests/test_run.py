@@ -1,11 +1,13 @@
 """Runs: the same to the last bit however often they are killed, and no start that is silently bad."""
 
+import errno
 import json
 import os
 import signal
 import subprocess
 import sys
 import time
+from contextlib import contextmanager
 from dataclasses import replace
 from pathlib import Path
 
@@ -21,7 +23,7 @@ from symstride.cli import app
 from symstride.data import h5md
 from symstride.data.config import CalculatorConfig
 from symstride.data.trajectory import Trajectory
-from symstride.errors import ConfigError, DataError, SimulationError, SymstrideWarning
+from symstride.errors import ConfigError, ConvergenceError, DataError, SimulationError, SymstrideWarning
 from symstride.model import MapConfig, Model, NetworkConfig, Scales, build_map, load_model, save_model
 from symstride.simulate.output import Output
 from symstride.simulate.run import RunSettings, run
@@ -242,6 +244,161 @@ def test_unfamiliar_starts_are_warned_about(models, tmp_path):
         "temperature 500 K: the model was trained at 280 to 320 K",
     ]
     assert json.loads((out / "run.json").read_text())["warnings"] == said
+
+
+@pytest.mark.parametrize(
+    ("kind", "caustic"),
+    [("explicit", 2 * np.pi), ("s3", np.pi)],  # two drifts; dressed by free flight
+)
+def test_strides_near_the_caustic_are_warned_about_and_past_it_refused(
+    kind, caustic, models, lattice, tmp_path
+):
+    """By the fastest mode the model knows of, at 16 fs."""
+
+    def knowing(share: float) -> Path:
+        wavenumber = share * caustic / (2 * np.pi * 16 * 2.99792458e-5)
+        model = load_model(models[kind])
+        path = tmp_path / "knowing.safetensors"
+        save_model(replace(model, provenance=model.provenance | {"fastest_cm1": wavenumber}), path)
+        return path
+
+    short = settings(length_ps=0.016)
+    for share in (1.0 + 1e-9, 1.5):
+        with pytest.raises(ConfigError, match=rf"stride_fs: 16 fs .* θ = ωh = {share * caustic:.2f} .*") as e:
+            run(knowing(share), lattice, tmp_path / "past", short)
+        assert f"past the caustic of this kind of map at {caustic:.2f}" in str(e.value)
+    assert not (tmp_path / "past").exists()
+    with pytest.warns(SymstrideWarning, match=f"θ = ωh = {0.9 * caustic:.2f} in a stride, near the caustic"):
+        out = run(knowing(0.9), lattice, tmp_path / "near", short)
+    assert "near the caustic" in json.loads((out / "run.json").read_text())["warnings"][0]
+    run(knowing(0.7), lattice, tmp_path / "well", short)  # a warning would be an error
+    half = replace(short, stride_fs=8)
+    run(knowing(1.5), lattice, tmp_path / "half", half)
+    model = load_model(models[kind])
+    save_model(replace(model, provenance=PROVENANCE | {"fastest_cm1": None}), tmp_path / "none.safetensors")
+    run(tmp_path / "none.safetensors", lattice, tmp_path / "none", short)
+
+
+def test_unsolved_strides_end_a_run_or_are_divided_and_counted(models, lattice, tmp_path):
+    hard = make_model(tmp_path / "hard.safetensors", "s3", energy=3e-2)
+    given = settings(length_ps=0.032, chunk=1, replicas=2)
+    with pytest.raises(ConvergenceError, match="stride 1 of 16 fs was not solved to the tolerance"):
+        run(hard, lattice, tmp_path / "raise", given)
+    divided = replace(given, unsolved="substep")
+    with pytest.raises(ConfigError, match="unsolved = raise, now it is substep"):
+        run(hard, lattice, tmp_path / "raise", divided)
+
+    class Stopped(Exception):
+        pass
+
+    def stop(strides: int, *_) -> None:
+        if strides:
+            raise Stopped
+
+    out = tmp_path / "cut"
+    with pytest.raises(Stopped):
+        run(hard, lattice, out, divided, stop)
+    run(hard, lattice, out, divided)
+    whole = run(hard, lattice, tmp_path / "whole", divided)
+    same(out, whole, 2)
+    records = [json.loads((folder / "run.json").read_text()) for folder in (out, whole)]
+    for record in records:
+        assert record["status"] == "finished"
+        assert 0 < record["divided_strides"] == records[0]["divided_strides"] <= 4
+        assert "of 4 strides were not solved and divided" in record["warnings"][-1]
+    info = [h5md.read(out / f"00{k}.h5").info for k in range(2)]
+    assert sum(i["divided_strides"] for i in info) == records[0]["divided_strides"]
+    mean = np.mean([i["gradients_per_stride"] for i in info])
+    assert mean == pytest.approx(records[0]["gradients_per_stride"])
+    assert mean > 64  # the attempt that failed, and the parts
+    with pytest.raises(ConfigError, match=r"unsolved: substep .* this one is explicit and has nothing"):
+        run(models["explicit"], lattice, tmp_path / "explicit", divided)
+
+
+def test_solved_strides_are_the_same_with_unsolved_ones_divided(models, lattice, tmp_path):
+    command = [
+        "run",
+        models["s3"],
+        lattice,
+        "--temperature",
+        300,
+        "--length-ps",
+        0.064,
+        "--precision",
+        "float32",
+    ]
+    for how in ("raise", "substep"):
+        arguments = [*command, "--out", tmp_path / how, "--unsolved", how]
+        done = CliRunner().invoke(app, [str(a) for a in arguments])
+        assert done.exit_code == 0, done.output
+        assert ("0 strides divided" in done.output) == (how == "substep")
+    one, two = (h5md.read(tmp_path / how / "000.h5") for how in ("raise", "substep"))
+    np.testing.assert_allclose(one.positions, two.positions, atol=1e-4)  # float32, compiled anew
+    assert one.info["gradients_per_stride"] == pytest.approx(two.info["gradients_per_stride"], abs=1)
+    assert two.info["divided_strides"] == 0
+
+
+@pytest.fixture
+def full_disk(monkeypatch):
+    """A context in which the disk takes so many more files, and no more."""
+
+    @contextmanager
+    def full(files: int):
+        left = [2 * files]  # a file is synced, then its folder
+
+        def sync(descriptor):
+            left[0] -= 1
+            if left[0] < 0:
+                raise OSError(errno.ENOSPC, "No space left on device")
+
+        with monkeypatch.context() as patch:
+            patch.setattr("os.fsync", sync)
+            yield
+
+    return full
+
+
+def test_full_disk_then_room_again(models, lattice, tmp_path, full_disk):
+    """Full at each file in turn; what was there stays, and with room again nothing tells of it."""
+    given = settings(length_ps=0.16, replicas=2)
+    whole = run(models["explicit"], lattice, tmp_path / "whole", given)
+    for files in range(8):  # run.json, a segment, run.json, a segment, run.json, 000.h5, 001.h5, run.json
+        out = tmp_path / f"{files}"
+        with full_disk(files), pytest.raises(DataError, match="No space left on device") as error:
+            run(models["explicit"], lattice, out, given)
+        assert len(str(error.value).splitlines()) == 1
+        kept = 0 if files < 2 else 6 if files < 4 else 11
+        assert not kept or len(Output(out).trajectories()[1].times) == kept
+        assert not list(out.rglob(".*.tmp"))
+        same(run(models["explicit"], lattice, out, given), whole, 2)
+        assert json.loads((out / "run.json").read_text())["status"] == "finished"
+
+
+def test_full_disk_on_the_command_line(models, lattice, tmp_path, full_disk):
+    arguments = ["run", models["explicit"], lattice, "--out", tmp_path / "out", "--temperature", "300"]
+    command = [str(a) for a in (*arguments, "--length-ps", "0.16", "--skin", "1")]
+    with full_disk(1):
+        done = CliRunner().invoke(app, command)
+    assert done.exit_code == 1
+    assert "No space left on device" in done.stderr
+    assert len(done.stderr.splitlines()) == 1
+    assert CliRunner().invoke(app, command).exit_code == 0
+
+
+def test_full_disk_where_a_run_breaks(lattice, tmp_path, full_disk):
+    """The end of a broken run is told once there is room."""
+    wild = make_model(tmp_path / "wild.safetensors")
+    model = load_model(wild)
+    save_model(replace(model, scales=model.scales.model_copy(update={"energy": 1e4})), wild)
+    out, whole = tmp_path / "out", tmp_path / "whole"
+    with pytest.raises(SimulationError):
+        run(wild, lattice, whole, settings())
+    with full_disk(3), pytest.raises(DataError, match="No space left"):
+        run(wild, lattice, out, settings())
+    with pytest.raises(SimulationError, match="stride 1 of 16 fs"):
+        run(wild, lattice, out, settings())
+    same(out, whole, 1)
+    assert len(h5md.read(out / "000.h5").times) == 1
 
 
 def test_a_calculator_that_fails_loses_nothing(models, lattice, tmp_path):

@@ -28,6 +28,10 @@ def command(
     energies: Annotated[int, typer.Option(help="kept frames from one true energy to the next")] = 1,
     precision: Annotated[Literal["float32", "float64"] | None, typer.Option(help="the model's own")] = None,
     skin: Annotated[float | None, typer.Option(help="Å, of the neighbour lists")] = None,
+    unsolved: Annotated[
+        Literal["raise", "substep"],
+        typer.Option(help="strides an implicit map does not solve: end, or divide"),
+    ] = "raise",
     extxyz: Annotated[bool, typer.Option("--extxyz", help="write extended XYZ files too")] = False,
 ) -> None:
     """Run a model at constant energy with long strides; run again to go on after a stop."""
@@ -48,6 +52,7 @@ def command(
         energies=energies,
         precision=precision,
         skin=skin,
+        unsolved=unsolved,
         extxyz=extxyz,
     )
     before = Output(out).record().get("status")
@@ -71,7 +76,9 @@ def command(
     rate, used = record["wall_s_per_ps"], record["settings"]
     typer.echo(
         f"{out}: {used['replicas']} × {record['length_ps']:g} ps at {used['stride_fs']:g} fs, "
-        f"{record['gradients_per_stride']:.3g} gradients a stride" + (f", {rate:.3g} s/ps" if rate else "")
+        f"{record['gradients_per_stride']:.3g} gradients a stride"
+        + (f", {record['divided_strides']} strides divided" if used["unsolved"] == "substep" else "")
+        + (f", {rate:.3g} s/ps" if rate else "")
     )
 
 

@@ -3,7 +3,7 @@
 import io
 import json
 import math
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -14,7 +14,6 @@ from ase.io import write as ase_write
 
 from symstride.data import h5md
 from symstride.data.files import replacing
-from symstride.data.h5md import Observables
 from symstride.data.segments import Segments
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError, DataError
@@ -59,12 +58,13 @@ class Output:
                 )
         return record
 
-    def merge(self, replicas: int, extxyz: bool) -> None:
-        """Writes the trajectories of all replicas; the segments remain."""
-        for k in range(replicas):
-            h5md.write_parts(self.folder / f"{k:03d}.h5", self._parts(k, replicas))
+    def merge(self, infos: Sequence[dict[str, Any]], extxyz: bool) -> None:
+        """Writes the trajectories of all replicas, each with its `info` besides; the segments remain."""
+        for k, info in enumerate(infos):
+            parts = ((replace(t, info=t.info | info), {}) for t in self._parts(k, len(infos)))
+            h5md.write_parts(self.folder / f"{k:03d}.h5", parts)
             if extxyz:
-                self._write_extxyz(k, replicas)
+                self._write_extxyz(k, len(infos))
 
     def trajectories(self) -> list[Trajectory]:
         """Of all replicas, also of an incomplete run. Raises DataError if there are no frames yet."""
@@ -77,15 +77,15 @@ class Output:
             raise DataError(f"{self.folder}: holds no frames of a run")
         return [h5md.read(path) for path in paths]
 
-    def _parts(self, k: int, replicas: int) -> Iterator[tuple[Trajectory, Observables]]:
+    def _parts(self, k: int, replicas: int) -> Iterator[Trajectory]:
         for flat, _ in self.segments.parts():
             if len(flat.times):
-                yield _replica(flat, k, replicas), {}
+                yield _replica(flat, k, replicas)
 
     def _write_extxyz(self, k: int, replicas: int) -> None:
         with replacing(self.folder / f"{k:03d}.extxyz") as file:
             text = io.TextIOWrapper(file, encoding="utf-8")
-            for t, _ in self._parts(k, replicas):
+            for t in self._parts(k, replicas):
                 energies = np.full(len(t.times), np.nan) if t.energies is None else t.energies
                 for time, q, p, energy in zip(t.times, t.positions, t.momenta, energies, strict=True):
                     atoms = Atoms(t.numbers, q, momenta=p, masses=t.masses, cell=t.cell, pbc=t.pbc)

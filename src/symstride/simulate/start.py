@@ -1,13 +1,11 @@
-"""Where a run starts: structures and momenta, and whether the model knows anything like them."""
+"""Where a run starts: structures and momenta."""
 
 import hashlib
-from collections.abc import Sequence
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
 
 import numpy as np
-from ase.data import chemical_symbols
 
 from symstride.data import h5md
 from symstride.data.checks import check_trajectory
@@ -15,11 +13,8 @@ from symstride.data.config import StructureConfig
 from symstride.data.reference import NEAR_MINIMUM, build_structure
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError, DataError
-from symstride.model import Model
 from symstride.units import KB
 
-DENSITY = 0.02  # how far beyond the trained range still counts as within it
-TEMPERATURE = 0.15
 H5MD = (".h5", ".hdf5", ".h5md")
 
 
@@ -139,62 +134,3 @@ def draw_momenta(start: Start, temperature: float, seed: int, forces: np.ndarray
         wanted = 0.5 * (3 * len(p) - 3) * kT
         drawn.append(p * np.sqrt(wanted / kinetic) if wanted else np.zeros_like(p))
     return np.stack(drawn)
-
-
-def check_stride(model: Model, stride_fs: float | None) -> float:
-    """The stride to take: the longest the model was trained for if none is given.
-
-    Raises ConfigError beyond the range it was trained for. A plain potential takes any.
-    """
-    known = model.config.strides_fs
-    if stride_fs is None:
-        return max(known)
-    if model.config.kind != "verlet" and not 0.999 * min(known) <= stride_fs <= 1.001 * max(known):
-        raise ConfigError(f"stride_fs: {stride_fs:g} fs; the model was trained for {_range(known)} fs")
-    return stride_fs
-
-
-def unfamiliar(model: Model, start: Start, stride_fs: float, temperature: float) -> list[str]:
-    """What the model was not trained for, one sentence each, naming both."""
-    known = model.config.strides_fs
-    found = []
-    if model.config.kind != "verlet" and not np.isclose(stride_fs, known, rtol=1e-3).any():
-        strides = ", ".join(f"{s:g}" for s in known)
-        found.append(f"stride {stride_fs:g} fs: the model was trained for {strides} fs, none between")
-    masses = model.provenance.get("masses_u") or []
-    for number, mass in sorted(
-        {(int(n), float(m)) for n, m in zip(start.numbers, start.masses, strict=True)}
-    ):
-        if masses and not np.isclose(mass, masses, rtol=1e-4).any():
-            trained = ", ".join(f"{m:g}" for m in masses)
-            found.append(
-                f"mass of {chemical_symbols[number]} {mass:g} u: the model was trained for {trained} u"
-            )
-    if "volume_A3_per_atom" in model.provenance:
-        found += _density(model.provenance["volume_A3_per_atom"], start)
-    kelvins = model.provenance.get("temperature_K")
-    if kelvins and temperature and not _within(temperature, kelvins, TEMPERATURE):
-        found.append(f"temperature {temperature:.4g} K: the model was trained at {_range(kelvins)} K")
-    return found
-
-
-def _density(trained: list[float] | None, start: Start) -> list[str]:
-    periodic = bool(start.pbc.all())
-    if trained is None or not periodic:
-        if (trained is None) == periodic:
-            here, there = ("periodic", "not") if periodic else ("not periodic", "so")
-            return [f"the structure is {here} in all directions, what the model was trained on was {there}"]
-        return []
-    volume = float(abs(np.linalg.det(start.cell))) / len(start.numbers)
-    if _within(volume, trained, DENSITY):
-        return []
-    return [f"volume {volume:.4g} Å³ an atom: the model was trained at {_range(trained)} Å³"]
-
-
-def _within(value: float, bounds: Sequence[float], margin: float) -> bool:
-    return bounds[0] * (1 - margin) <= value <= bounds[1] * (1 + margin)
-
-
-def _range(bounds: Sequence[float]) -> str:
-    low, high = (f"{b:.4g}" for b in (min(bounds), max(bounds)))
-    return low if low == high else f"{low} to {high}"

@@ -1,0 +1,91 @@
+"""What a run will do: settings, model and start resolved and checked against each other."""
+
+import math
+from dataclasses import dataclass
+from functools import cached_property
+from pathlib import Path
+
+from symstride.data.pairs import species_of
+from symstride.errors import ConfigError
+from symstride.maps.substepping import Substepping
+from symstride.model import Model
+from symstride.simulate.familiar import SOLVED, check_stride, unfamiliar
+from symstride.simulate.nve import Simulation
+from symstride.simulate.settings import RunSettings
+from symstride.simulate.start import Start
+from symstride.units import FS, KB
+
+ATOM_STRIDES = 32768  # between two saves: a few seconds' work
+
+
+@dataclass(frozen=True)
+class Plan:
+    """A run with everything resolved."""
+
+    path: Path  # of the model
+    model: Model
+    start: Start
+    settings: RunSettings
+    stride_fs: float
+    strides: int
+    temperature: float  # K
+    chunk: int  # strides between saves
+    simulation: Simulation
+
+    @staticmethod
+    def of(path: Path, model: Model, start: Start, settings: RunSettings) -> "Plan":
+        """Raises ConfigError for settings that do not fit the model or each other, DataError for elements
+        that the model does not know."""
+        stride_fs = check_stride(model, settings.stride_fs)
+        frames = int(1000 * settings.length_ps / (stride_fs * settings.every) + 1e-9)
+        if frames == 0:
+            raise ConfigError(
+                f"length_ps: {settings.length_ps:g} ps is shorter than {settings.every} strides "
+                f"of {stride_fs:g} fs"
+            )
+        if settings.unsolved == "substep" and model.config.kind not in SOLVED:
+            raise ConfigError(
+                f"unsolved: substep divides strides that a map of kind {' or '.join(SOLVED)} does not solve; "
+                f"this one is {model.config.kind} and has nothing to solve: leave it at raise"
+            )
+        temperature = settings.temperature_K or start.temperature
+        atoms = len(start.numbers) * start.replicas
+        simulation = Simulation(
+            Substepping(model.map) if settings.unsolved == "substep" else model.map,
+            stride_fs * FS,
+            species_of(start.numbers, model.elements),
+            start.masses,
+            start.cell,
+            start.pbc,
+            model.config.network.cutoff,
+            settings.skin or _skin(start, stride_fs, temperature),
+            start.replicas,
+        )
+        chunk = settings.chunk or min(1024, max(8, ATOM_STRIDES // atoms))
+        strides = frames * settings.every
+        return Plan(path, model, start, settings, stride_fs, strides, temperature, chunk, simulation)
+
+    @cached_property
+    def warnings(self) -> list[str]:
+        """What the model was not trained for."""
+        return unfamiliar(self.model, self.start, self.stride_fs, self.temperature)
+
+    @property
+    def buffer(self) -> int:
+        """Frames kept in one chunk, at most."""
+        return self.chunk // self.settings.every + 1
+
+    @property
+    def spacing_fs(self) -> float:
+        """Of the frames kept."""
+        return self.settings.every * self.stride_fs
+
+    def simulated_ps(self, strides: int) -> float:
+        """Of all replicas together."""
+        return strides * self.stride_fs * self.start.replicas / 1000
+
+
+def _skin(start: Start, stride_fs: float, temperature: float) -> float:
+    """Å: of the lightest atoms' thermal flight in a stride, eight times, or 1 Å."""
+    kT = KB * max(temperature, 1.0)
+    return max(1.0, 8 * math.sqrt(kT / start.masses.min()) * stride_fs * FS)

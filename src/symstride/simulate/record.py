@@ -1,0 +1,111 @@
+"""run.json: what a run is, before its first stride, and what has come of it."""
+
+import dataclasses
+import hashlib
+from dataclasses import replace
+from typing import Any
+
+import jax
+import numpy as np
+
+from symstride import __version__
+from symstride.simulate.nve import Failure
+from symstride.simulate.plan import Plan
+from symstride.simulate.state import State
+
+TRAINED = (
+    "symstride",
+    "data_sha256",
+    "temperature_K",
+    "volume_A3_per_atom",
+    "masses_u",
+    "fastest_cm1",
+    "trained_seconds",
+)
+
+
+def opening(plan: Plan) -> dict[str, Any]:
+    """run.json before the first stride. Everything in `settings` decides the result."""
+    settings, model, start = plan.settings, plan.model, plan.start
+    digest = hashlib.sha256(plan.path.read_bytes()).hexdigest()
+    fixed = dataclasses.asdict(replace(settings, calculator=None))
+    fixed |= {
+        "calculator": settings.calculator.model_dump(by_alias=True) if settings.calculator else None,
+        "stride_fs": plan.stride_fs,
+        "replicas": start.replicas,
+        "precision": model.config.precision,
+        "skin": plan.simulation.skin,
+        "chunk": plan.chunk,
+        "model_sha256": digest,
+        "start_sha256": start.digest,
+    }
+    device = jax.devices()[0]
+    return {
+        "status": "running",
+        "settings": fixed,
+        "model": {
+            "path": str(plan.path.resolve()),
+            "sha256": digest,
+            "kind": model.config.kind,
+            "provenance": {key: model.provenance[key] for key in TRAINED if key in model.provenance},
+        },
+        "start": start.source,
+        "temperature_K": plan.temperature,
+        "n_atoms": len(start.numbers),
+        "warnings": plan.warnings,
+        "device": f"{device.platform} {device.device_kind}",
+        "dtype": model.config.precision,
+        "failures_fs": [None] * start.replicas,
+        "failure": None,
+        "versions": {"symstride": __version__, "jax": jax.__version__, "numpy": np.__version__},
+    }
+
+
+def outcome(plan: Plan, state: State, failure: Failure | None, status: str) -> dict[str, Any]:
+    """What run.json says besides, and instead, once there are strides."""
+    replicas = plan.start.replicas
+    gradients = float(np.mean(state.gradients)) / max(state.strides, 1)
+    divided = int(np.sum(state.divided))
+    end = state.strides * plan.stride_fs
+    simulated = plan.simulated_ps(state.timed_strides)
+    return {
+        "status": status,
+        "strides": state.strides,
+        "length_ps": end / 1000,
+        "gradients_per_stride": gradients,
+        "gradients_per_ps": gradients * 1000 / plan.stride_fs,
+        "divided_strides": divided,
+        "warnings": plan.warnings + ([_divided(plan, divided, state.strides * replicas)] if divided else []),
+        "wall_s": state.wall_s,
+        "wall_s_per_ps": state.timed_s / simulated if simulated else None,
+        "wall_s_per_ps_means": f"of one replica, {replicas} at once; not compiling, energies, writing",
+        "timed_strides": state.timed_strides,
+        "failures_fs": [end if failure and k == failure.replica else None for k in range(replicas)],
+        "failure": {
+            "time_fs": end,
+            "replica": failure.replica,
+            "kind": type(failure.error).__name__,
+            "message": str(failure.error),
+        }
+        if failure
+        else None,
+    }
+
+
+def _divided(plan: Plan, divided: int, strides: int) -> str:
+    return (
+        f"{divided} of {strides} strides were not solved and divided, which is neither symplectic nor "
+        "reversible where a stride is divided and its reverse is not; parts are of "
+        f"{plan.stride_fs / 2:g} fs or less, the model was trained for "
+        f"{min(plan.model.config.strides_fs):g} fs and more"
+    )
+
+
+def used(state: State, replicas: int) -> list[dict[str, Any]]:
+    """What each replica has used, for the `info` of its trajectory."""
+    gradients = np.broadcast_to(state.gradients, replicas) / max(state.strides, 1)
+    divided = np.broadcast_to(state.divided, replicas)
+    return [
+        {"gradients_per_stride": float(g), "divided_strides": int(d)}
+        for g, d in zip(gradients, divided, strict=True)
+    ]

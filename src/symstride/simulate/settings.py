@@ -1,0 +1,49 @@
+"""What to run, and for how long."""
+
+import math
+from dataclasses import dataclass
+from typing import Literal
+
+from symstride.data.config import CalculatorConfig
+from symstride.errors import ConfigError
+
+
+@dataclass(frozen=True)
+class RunSettings:
+    """What to run. None takes the default the model or the start gives."""
+
+    stride_fs: float | None = None  # the model's longest
+    length_ps: float = 10.0
+    temperature_K: float | None = None  # draws momenta; None takes those of the start
+    replicas: int | None = None  # as many as frames given to start from
+    seed: int = 0
+    every: int = 1  # strides from one kept frame to the next
+    frame: int = -1  # of the start's file
+    calculator: CalculatorConfig | None = None
+    energies: int = 1  # kept frames from one true energy to the next
+    precision: Literal["float32", "float64"] | None = None  # the model's own
+    skin: float | None = None  # Å
+    chunk: int | None = None  # strides between saves
+    extxyz: bool = False
+    unsolved: Literal["raise", "substep"] = "raise"  # strides an implicit map does not solve: end, or divide
+
+    def __post_init__(self) -> None:
+        for name in (
+            "stride_fs",
+            "length_ps",
+            "temperature_K",
+            "replicas",
+            "every",
+            "energies",
+            "skin",
+            "chunk",
+        ):
+            value = getattr(self, name)
+            if value is not None and not 0 < value < math.inf:
+                raise ConfigError(f"{name}: {value} is not right: it must be greater than 0")
+        if self.seed < 0:
+            raise ConfigError(f"seed: {self.seed} is not right: it must be 0 or more")
+        if self.precision not in (None, "float32", "float64"):
+            raise ConfigError(f"precision: {self.precision} is not right: float32 or float64")
+        if self.unsolved not in ("raise", "substep"):
+            raise ConfigError(f"unsolved: {self.unsolved} is not right: raise or substep")

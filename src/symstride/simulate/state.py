@@ -1,0 +1,68 @@
+"""Where a run stands, and what a restart needs to know of it."""
+
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from symstride.maps.substepping import Counted
+from symstride.phase import Phase
+from symstride.simulate.nve import Stretch
+
+
+@dataclass(frozen=True)
+class State:
+    """Where a run stands."""
+
+    z: Phase
+    memory: Any = None
+    strides: int = 0
+    slots: int = 0  # of the neighbour lists
+    gradients: np.ndarray | float = 0.0  # [replicas]
+    wall_s: float = 0.0
+    timed_strides: int = 0
+    timed_s: float = 0.0
+
+    @property
+    def divided(self) -> Array | float:
+        """[replicas] strides that were not solved and divided."""
+        return self.memory.divided if isinstance(self.memory, Counted) else 0
+
+    @staticmethod
+    def load(saved: dict[str, np.ndarray], memory: Any) -> "State":
+        """From a segment; `memory` gives the structure of the map's."""
+        leaves, structure = jax.tree.flatten(memory)
+        leaves = [jnp.asarray(saved[f"memory {n}"]) for n in range(len(leaves))]
+        return State(
+            Phase(jnp.asarray(saved["q"]), jnp.asarray(saved["p"])),
+            jax.tree.unflatten(structure, leaves),
+            int(saved["strides"]),
+            int(saved["slots"]),
+            saved["gradients"],
+            float(saved["wall_s"]),
+            int(saved["timed_strides"]),
+            float(saved["timed_s"]),
+        )
+
+    def arrays(self) -> dict[str, np.ndarray]:
+        names = ("strides", "slots", "gradients", "wall_s", "timed_strides", "timed_s")
+        found = {name: np.asarray(getattr(self, name)) for name in names}
+        found |= {f"memory {n}": np.asarray(x) for n, x in enumerate(jax.tree.leaves(self.memory))}
+        return found | {"q": np.asarray(self.z.q), "p": np.asarray(self.z.p)}
+
+    def after(self, done: Stretch, seconds: float) -> "State":
+        """After a stretch that took so long. Time is counted where nothing had to be compiled anew."""
+        timed = done.slots == self.slots
+        return State(
+            done.z,
+            done.memory,
+            self.strides + done.strides,
+            done.slots,
+            self.gradients + done.gradients,
+            self.wall_s + seconds,
+            self.timed_strides + timed * done.strides,
+            self.timed_s + timed * seconds,
+        )
