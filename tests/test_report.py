@@ -210,6 +210,12 @@ def test_what_is_missing_is_said(tmp_path):
     assert "Trust with care" in text
 
 
+def test_divided_strides_are_told(tmp_path):
+    write_report(tmp_path, changed(cost__divided_strides=7), example())
+    text = (tmp_path / "report.html").read_text(encoding="utf-8")
+    assert "7 strides were not solved and divided" in text
+
+
 def test_a_lone_map_needs_no_reference(tmp_path):
     x = np.linspace(0.1, 6, 50)
     alone = Overlay(Curve(x, np.ones(50), np.full(50, np.nan)))

@@ -30,7 +30,7 @@ from symstride.simulate.nve import Simulation
 from symstride.simulate.output import Output
 from symstride.units import FS
 
-COST = ("gradients_per_stride", "gradients_per_ps", "wall_s_per_ps")
+COST = ("gradients_per_stride", "gradients_per_ps", "divided_strides", "wall_s_per_ps")
 TOLERANCE = 1e-12  # of an implicit map's solve
 REVERSAL_STRIDES = 100
 MOMENTUM_STRIDES = 1000

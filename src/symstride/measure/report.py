@@ -200,6 +200,8 @@ def _cost(report: Mapping[str, Any]) -> str:
     }
     rows = [_cost_row(this, "this")] + [_cost_row(row, "") for row in own.get("rivals") or ()]
     alone = "" if own.get("rivals") else " No rival was timed beside it."
+    divided = own.get("divided_strides")
+    solved = f" {divided} strides were not solved and divided; their gradients count." if divided else ""
     head = "".join(
         f"<th>{name}</th>"
         for name in (
@@ -215,7 +217,7 @@ def _cost(report: Mapping[str, Any]) -> str:
         '<figure><h2>Cost</h2><div class="scroll"><table class="cost">'
         f"<thead><tr>{head}</tr></thead><tbody>{''.join(rows)}</tbody></table></div>"
         "<figcaption>A gradient is one evaluation of a model's forces; wall time is this machine's."
-        f"{alone}</figcaption></figure>"
+        f"{solved}{alone}</figcaption></figure>"
     )
 
 
