@@ -156,9 +156,9 @@ class Simulation:
         replica = int(jnp.argmax(jnp.where(last.unsolved, jnp.inf, last.moved)))  # NaN counts as the largest
         which = f" (replica {replica})" if self.replicas > 1 else ""
         if bool(jnp.any(last.unsolved)):
-            divided = ", nor were its parts," if isinstance(self.map, Substepping) else ""
+            divided = ", whole or divided" if isinstance(self.map, Substepping) else ""
             error = ConvergenceError(
-                f"{where} was not solved{divided} to the tolerance{which}: "
+                f"{where} was not solved to the tolerance{divided}{which}: "
                 "take a shorter stride or a looser tolerance, or an explicit map"
             )
         elif not bool(jnp.all(jnp.isfinite(last.moved))):
