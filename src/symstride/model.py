@@ -13,6 +13,7 @@ from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
+from symstride.actions.forecast import ParticleDirect
 from symstride.actions.generator import LearnedAction
 from symstride.actions.kicks import LearnedKicks
 from symstride.actions.particle import ParticleNetwork
@@ -20,14 +21,16 @@ from symstride.data.config import Config
 from symstride.data.files import replacing
 from symstride.errors import ModelError
 from symstride.maps.base import Map
-from symstride.maps.dressed import Dressed
+from symstride.maps.direct import Corrected
+from symstride.maps.dressed import Dressed, Fixed
 from symstride.maps.flight import FreeFlight
-from symstride.maps.generating import Poincare
+from symstride.maps.generating import Generated, Poincare
 from symstride.maps.palindrome import Palindrome
 from symstride.solve import Anderson
 from symstride.units import KB
 
 FORMAT = 1
+IMPLICIT = ("s3", "corrected")  # kinds of map with an equation to solve
 
 
 class NetworkConfig(Config):
@@ -47,13 +50,22 @@ class NetworkConfig(Config):
 class MapConfig(Config):
     """What kind of map, for which strides."""
 
-    kind: Literal["explicit", "s3", "verlet"] = Field(
-        description="explicit, s3 or verlet (a plain potential)"
+    kind: Literal["explicit", "s3", "direct", "corrected", "verlet"] = Field(
+        description="explicit, s3, direct (a predictor without structure), corrected (a predictor, then s3) "
+        "or verlet (a plain potential)"
     )
     strides_fs: tuple[PositiveFloat, ...] = Field(min_length=1, description="the strides to learn, fs")
     drifts: int = Field(default=2, ge=1, le=4, description="of an explicit map: gradients a stride")
     shared: bool = Field(
         default=True, description="one network for all kicks of an explicit map, or one for each"
+    )
+    corrections: PositiveInt | None = Field(
+        default=None, description="of a corrected map: iterations of s3; none: until it is solved"
+    )
+    dressing: Path | None = Field(
+        default=None,
+        description="of s3, direct and corrected: an explicit model, over half the stride before and after; "
+        "none: free flight",
     )
     orders: PositiveInt = Field(default=2, description="powers of h² in the learned corrections")
     precision: Literal["float32", "float64"] = "float32"
@@ -79,62 +91,98 @@ class Model:
     scales: Scales
     elements: tuple[int, ...]  # atomic numbers, ascending
     provenance: dict
+    dressing: "Model | None" = None  # the explicit model before and after, if it is not free flight
+
+    def with_map(self, built: Any) -> "Model":
+        """The same model with other weights."""
+        dressing = self.dressing and self.dressing.with_map(built.dressing.map)
+        return replace(self, map=built, dressing=dressing)
 
     def cast(self, precision: Literal["float32", "float64"]) -> "Model":
         """The same model computing in another precision."""
         dtype = jnp.dtype(precision)
         cast = jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, self.map)
         config = self.config.model_copy(update={"precision": precision})
-        return replace(self, map=cast, config=config)
+        return replace(self.with_map(cast), config=config)
 
     def solved_to(self, tolerance: float) -> "Model":
         """The same model with an implicit map solved to another tolerance (thermal units)."""
         config = self.config.model_copy(update={"tolerance": tolerance})
-        skeleton = build_map(config, self.scales, self.elements, jax.random.key(0))
-        arrays, _ = eqx.partition(self.map, eqx.is_array)
-        built = eqx.combine(arrays, eqx.filter(skeleton, eqx.is_array, inverse=True))
-        return replace(self, map=built, config=config)
+        if self.config.kind not in IMPLICIT:
+            return replace(self, config=config)
+        solved = eqx.tree_at(lambda m: implicit_part(m).solver.tolerance, self.map, tolerance)
+        return replace(self, map=solved, config=config)
 
     @property
     def gradients_per_stride(self) -> int | None:
         """Of an explicit map; an implicit one counts as it goes."""
-        return {"explicit": self.config.drifts, "verlet": 1, "s3": None}[self.config.kind]
+        return {"explicit": self.config.drifts, "verlet": 1}.get(self.config.kind)
 
 
-def build_map(config: MapConfig, scales: Scales, elements: tuple[int, ...], key: jax.Array) -> Map:
-    """A map with fresh weights."""
+def implicit_part(built: Any) -> Generated:
+    """The part of a dressed map that is given by a generating function."""
+    return built.inner.implicit if isinstance(built.inner, Corrected) else built.inner
+
+
+def build_map(
+    config: MapConfig,
+    scales: Scales,
+    elements: tuple[int, ...],
+    key: jax.Array,
+    dressing: "Model | None" = None,
+) -> Map:
+    """A map with fresh weights, but for its dressing."""
     sizes: dict[str, Any] = config.network.model_dump() | {"species": len(elements)}
-    if config.kind == "s3":
-        network = ParticleNetwork(config.orders + 1, **sizes, moving=True, key=key)
-        action = LearnedAction(network, scales.energy, scales.length, scales.stride_unit, config.orders)
-        solver = Anderson(tolerance=config.tolerance, history=12)  # pyright: ignore[reportCallIssue]: the rest are properties
-        built = Dressed(FreeFlight(), Poincare(action, solver, KB * scales.temperature))
-    else:
-        drifts, orders = (1, 0) if config.kind == "verlet" else (config.drifts, config.orders)
-        distinct = drifts // 2 + 1 if config.kind == "explicit" else 1
-        shared = config.shared or config.kind == "verlet"
-        outputs = LearnedKicks.outputs(orders, distinct, shared)
-        keys = jax.random.split(key, 1 if shared else distinct)
-        networks = tuple(ParticleNetwork(outputs, **sizes, key=k) for k in keys)
-        built = Palindrome(
-            LearnedKicks(networks, scales.energy, scales.stride_unit, orders, distinct), drifts
-        )
     dtype = jnp.dtype(config.precision)
+    if config.kind in ("explicit", "verlet"):
+        built: Map = _palindrome(config, scales, sizes, key)
+    else:
+        built = Dressed(
+            FreeFlight() if dressing is None else Fixed(dressing.map), _between(config, scales, sizes, key)
+        )
     return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, built)
+
+
+def _palindrome(config: MapConfig, scales: Scales, sizes: dict[str, Any], key: jax.Array) -> Map:
+    drifts, orders = (1, 0) if config.kind == "verlet" else (config.drifts, config.orders)
+    distinct = drifts // 2 + 1 if config.kind == "explicit" else 1
+    shared = config.shared or config.kind == "verlet"
+    outputs = LearnedKicks.outputs(orders, distinct, shared)
+    keys = jax.random.split(key, 1 if shared else distinct)
+    networks = tuple(ParticleNetwork(outputs, **sizes, key=k) for k in keys)
+    return Palindrome(LearnedKicks(networks, scales.energy, scales.stride_unit, orders, distinct), drifts)
+
+
+def _between(config: MapConfig, scales: Scales, sizes: dict[str, Any], key: jax.Array) -> Map:
+    """What is learned between two dressings."""
+    units = (scales.energy, scales.length, scales.stride_unit)
+    network = ParticleNetwork(config.orders + 1, **sizes, moving=True, key=key)
+    solver = Anderson(tolerance=config.tolerance, history=12)  # pyright: ignore[reportCallIssue]: the rest are properties
+    implicit = Poincare(LearnedAction(network, *units, config.orders), solver, KB * scales.temperature)
+    if config.kind == "s3":
+        return implicit
+    outputs = ParticleDirect.outputs(config.network.channels)
+    key = jax.random.fold_in(key, 1)
+    direct = ParticleDirect(ParticleNetwork(outputs, **sizes, moving=True, key=key), *units)
+    return direct if config.kind == "direct" else Corrected(direct, implicit, config.corrections)
 
 
 def save_model(model: Model, path: Path) -> None:
     """Writes one safetensors file: the arrays by their place in the map, the rest as JSON in the header."""
-    header = {
-        "format": FORMAT,
+    header = _header(model) | {"format": FORMAT}
+    data = save({k: np.asarray(v) for k, v in _named(model.map).items()}, {"symstride": json.dumps(header)})
+    with replacing(Path(path)) as file:
+        file.write(data)
+
+
+def _header(model: Model) -> dict:
+    return {
         "config": model.config.model_dump(mode="json"),
         "scales": model.scales.model_dump(),
         "elements": list(model.elements),
         "provenance": model.provenance,
+        "dressing": None if model.dressing is None else _header(model.dressing),
     }
-    data = save({k: np.asarray(v) for k, v in _named(model.map).items()}, {"symstride": json.dumps(header)})
-    with replacing(Path(path)) as file:
-        file.write(data)
 
 
 def load_model(path: Path) -> Model:
@@ -149,17 +197,8 @@ def load_model(path: Path) -> Model:
                 raise ModelError(
                     f"{path}: model format {header.get('format')!r}, this version reads {FORMAT}"
                 )
-            config = MapConfig.model_validate(header["config"])
-            scales = Scales.model_validate(header["scales"])
-            elements = tuple(int(n) for n in header["elements"])
-            if (
-                not elements
-                or list(elements) != sorted(set(elements))
-                or not 0 < elements[0] <= elements[-1] < 119
-            ):
-                raise ModelError(f"{path}: its elements {elements} are not ascending atomic numbers")
-            skeleton = eqx.filter_eval_shape(build_map, config, scales, elements, jax.random.key(0))
-            wanted = _named(skeleton)
+            model = _skeleton(header, path)
+            wanted = _named(model.map)
             if set(wanted) != set(file.keys()):
                 odd = sorted(set(wanted) ^ set(file.keys()))[0]
                 raise ModelError(f"{path}: its arrays do not fit its configuration (first: {odd})")
@@ -177,10 +216,9 @@ def load_model(path: Path) -> Model:
                     )
                 if not bool(jnp.all(jnp.isfinite(arrays[name]))):
                     raise ModelError(f"{path}: {name} holds NaN or infinity")
-            leaves, structure = jax.tree_util.tree_flatten_with_path(skeleton)
+            leaves, structure = jax.tree_util.tree_flatten_with_path(model.map)
             filled = [arrays.get(jax.tree_util.keystr(p), leaf) for p, leaf in leaves]
-            built = jax.tree_util.tree_unflatten(structure, filled)
-            return Model(built, config, scales, elements, dict(header["provenance"]))
+            return model.with_map(jax.tree_util.tree_unflatten(structure, filled))
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"]))
         raise ModelError(
@@ -190,6 +228,18 @@ def load_model(path: Path) -> Model:
         raise ModelError(f"{path}: not a readable model (its header has no {error})") from None
     except (OSError, SafetensorError, ValueError, TypeError, OverflowError, RecursionError) as error:
         raise ModelError(f"{path}: not a readable model ({' '.join(str(error).split())})") from None
+
+
+def _skeleton(header: dict, path: Path) -> Model:
+    """The model a header tells of, with shapes in place of arrays."""
+    config, scales = MapConfig.model_validate(header["config"]), Scales.model_validate(header["scales"])
+    elements = tuple(int(n) for n in header["elements"])
+    if not elements or list(elements) != sorted(set(elements)) or not 0 < elements[0] <= elements[-1] < 119:
+        raise ModelError(f"{path}: its elements {elements} are not ascending atomic numbers")
+    within = header.get("dressing")
+    dressing = _skeleton(within, path) if within else None
+    built = eqx.filter_eval_shape(build_map, config, scales, elements, jax.random.key(0), dressing)
+    return Model(built, config, scales, elements, dict(header["provenance"]), dressing)
 
 
 def _named(tree) -> dict:

@@ -10,6 +10,14 @@ from symstride.maps.generating import Action
 from symstride.phase import Particles
 
 
+def motion(
+    p: Array, h: float | Array, particles: Particles, length: float, unit: float
+) -> tuple[Array, Array]:
+    """What a network sees of momenta and strides: u = h p/m [M, 3] in units of `length` Å, x = h²/m [M]."""
+    step = jnp.divide(h, particles.masses)[:, None] * p / length
+    return step, reduced_stride(h, particles.masses, unit)
+
+
 class LearnedAction(Action):
     """S³(q, p; h) = h Σ_i [V_i(q) + Σ_n x_iⁿ Wⁿ_i(q, u)],  u = h p/m,  x_i = h²/m_i.
 
@@ -27,8 +35,8 @@ class LearnedAction(Action):
     def value(self, q: Array, p: Array, h: float | Array, particles: Particles) -> Array:
         """S³ [] in eV × ASE time."""
         h = jnp.broadcast_to(h, particles.masses.shape)
-        terms = self.network(q, *self._arguments(p, h, particles), particles)
-        x = reduced_stride(h, particles.masses, self.stride_unit)
+        step, x = motion(p, h, particles, self.length, self.stride_unit)
+        terms = self.network(q, step, x, particles)
         powers = x.astype(terms.dtype)[:, None] ** jnp.arange(self.orders + 1)
         return self.energy * jnp.sum(h * jnp.sum(terms * powers, -1))
 
@@ -40,9 +48,7 @@ class LearnedAction(Action):
 
     def calibrated(self, q: Array, p: Array, h: float | Array, particles: Particles) -> "LearnedAction":
         """With the network's features standardised over these configurations."""
-        network = self.network.calibrated(q, *self._arguments(p, h, particles), particles)
+        network = self.network.calibrated(
+            q, *motion(p, h, particles, self.length, self.stride_unit), particles
+        )
         return eqx.tree_at(lambda s: s.network, self, network)
-
-    def _arguments(self, p: Array, h: float | Array, particles: Particles) -> tuple[Array, Array]:
-        step = jnp.divide(h, particles.masses)[:, None] * p / self.length
-        return step, reduced_stride(h, particles.masses, self.stride_unit)

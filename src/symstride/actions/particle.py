@@ -20,6 +20,7 @@ from symstride.neighbors import AnyArray
 from symstride.phase import Particles
 
 _SYMMETRIC = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # the six components of a symmetric tensor
+RARE = 0.001  # how much all distances alike count in the decorrelation, beside the pairs seen
 _COUNTED = np.array([1, 1, 1, 2, 2, 2.0])[:, None]  # how often each stands in a full contraction
 
 
@@ -61,9 +62,15 @@ class Radial(eqx.Module):
         return jnp.stack(functions[: self.size], -1) * envelope[..., None]
 
     def calibrated(self, r: Array, mask: AnyArray, neighbors: float) -> "Radial":
-        """With the covariance over the pairs at distances `r`; sums over ~`neighbors` pairs get unit size."""
+        """With the covariance over the pairs at distances `r`; sums over ~`neighbors` pairs get unit size.
+
+        A part of it is that of all distances alike: decorrelation must not blow up where pairs are rare.
+        """
         seen = np.asarray(self(r, mask), float)[np.asarray(mask & (r < self.cutoff))]
-        size, axes = np.linalg.eigh(seen.T @ seen / len(seen))
+        grid = jnp.linspace(self.nearest, self.cutoff, 400)
+        rare = np.asarray(self(grid, jnp.ones_like(grid, bool)), float)
+        covariance = (1 - RARE) * seen.T @ seen / len(seen) + RARE * rare.T @ rare / len(rare)
+        size, axes = np.linalg.eigh(covariance)
         matrix = axes / np.sqrt(size + 1e-6 * size[-1]) @ axes.T / math.sqrt(neighbors)
         constant = Constant(jnp.asarray(matrix, self.decorrelate.array.dtype))
         return eqx.tree_at(lambda s: s.decorrelate, self, constant)
@@ -232,12 +239,18 @@ class ParticleNetwork(eqx.Module):
         (None for a network of positions alone); x [M] the stride's square over mass, in units of its largest
         value.
         """
-        densities, edges = self._first_densities(q, step, particles)
-        standard1, hidden1, extra = self._first(densities, x, particles)
-        standard2, hidden2 = self.second_layer(
-            self._second_densities(edges, hidden1, particles), jnp.concatenate([hidden1, extra], -1)
-        )
-        return jnp.concatenate([hidden1, hidden2, standard1, standard2], -1) @ self.readout
+        return self.terms(q, step, x, particles)[0]
+
+    def terms(
+        self, q: Array, step: Array | None, x: Array, particles: Particles
+    ) -> tuple[Array, Densities, Densities]:
+        """[M, outputs], and the densities of both layers they were read from."""
+        first, edges = self._first_densities(q, step, particles)
+        standard1, hidden1, extra = self._first(first, x, particles)
+        second = self._second_densities(edges, hidden1, particles)
+        standard2, hidden2 = self.second_layer(second, jnp.concatenate([hidden1, extra], -1))
+        read = jnp.concatenate([hidden1, hidden2, standard1, standard2], -1) @ self.readout
+        return read, first, second
 
     def calibrated(self, q: Array, step: Array | None, x: Array, particles: Particles) -> "ParticleNetwork":
         """With all internal features standardised over these configurations."""

@@ -1,5 +1,6 @@
 """`symstride train`."""
 
+import warnings
 from pathlib import Path
 from typing import Annotated
 
@@ -18,7 +19,8 @@ def command(
     from symstride.train.plots import describe, learning_curve
 
     settings = load_config(config, TrainConfig)
-    with step_bar("training") as bar:
+    with step_bar("training") as bar, warnings.catch_warnings():
+        warnings.showwarning = lambda message, *_: bar.console.print(f"warning: {message}")
         task = bar.add_task("", total=None)
 
         def report(step: int, total: int, entry: dict | None) -> None:

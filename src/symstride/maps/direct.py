@@ -72,7 +72,8 @@ class Corrected(Map):
     ) -> tuple[Phase, Any, Status]:
         guess, memory, predicted = self.predictor.step(z, memory, h, particles)
         if self.corrections is None:
-            end, _, solved = self.implicit.step(z, self._as_memory(z, guess, h, particles), h, particles)
+            first = self.implicit.scaled(guess.q - z.q, guess.p - z.p, h, particles)
+            end, _, solved = self.implicit.step(z, first, h, particles)
         else:
             dq, dp, excursion = guess.q - z.q, guess.p - z.p, jnp.zeros(())
             for _ in range(self.corrections):
@@ -88,13 +89,3 @@ class Corrected(Map):
         if self.corrections is not None:
             raise ModelError(NO_INVERSE)
         return self.implicit.inverse(z, h, particles)
-
-    def _as_memory(self, z: Phase, guess: Phase, h: float | Array, particles: Particles) -> Array:
-        """Δ in the thermal units of the implicit map."""
-        thermal = jnp.sqrt(particles.masses * self.implicit.kT)[:, None]
-        flight = thermal * jnp.broadcast_to(jnp.abs(h) / particles.masses, particles.masses.shape)[:, None]
-        parts = (
-            particles.per_replica((guess.q - z.q) / flight),
-            particles.per_replica((guess.p - z.p) / thermal),
-        )
-        return jnp.concatenate(parts, axis=1)

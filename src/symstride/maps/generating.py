@@ -55,16 +55,23 @@ class Generated(Map):
         """No change, [replicas, 2dN]."""
         return jnp.zeros((particles.replicas, 2 * z.q.size // particles.replicas))
 
+    def units(self, h: float | Array, particles: Particles) -> tuple[Array, Array]:
+        """Those of Δq and Δp, each [M, 1]: v_th |h| and √(m kT)."""
+        thermal = jnp.sqrt(particles.masses * self.kT)[:, None]
+        flight = thermal * jnp.broadcast_to(jnp.abs(h) / particles.masses, particles.masses.shape)[:, None]
+        return flight, thermal
+
+    def scaled(self, dq: Array, dp: Array, h: float | Array, particles: Particles) -> Array:
+        """Δ as the solver's unknown and the memory, [replicas, 2dN]."""
+        flight, thermal = self.units(h, particles)
+        return jnp.concatenate(
+            [particles.per_replica(dq / flight), particles.per_replica(dp / thermal)], axis=1
+        )
+
     def step(
         self, z: Phase, memory: Array, h: float | Array, particles: Particles
     ) -> tuple[Phase, Array, Status]:
-        thermal = jnp.sqrt(particles.masses * self.kT)[:, None]
-        flight = thermal * jnp.broadcast_to(jnp.abs(h) / particles.masses, particles.masses.shape)[:, None]
-
-        def scaled(dq: Array, dp: Array) -> Array:
-            return jnp.concatenate(
-                [particles.per_replica(dq / flight), particles.per_replica(dp / thermal)], axis=1
-            )
+        flight, thermal = self.units(h, particles)
 
         def unscaled(x: Array) -> tuple[Array, Array]:
             dq, dp = (part.reshape(z.q.shape) for part in jnp.split(x, 2, axis=1))
@@ -72,7 +79,7 @@ class Generated(Map):
 
         def image(x: Array, _) -> tuple[Array, Array]:
             dq, dp, excursion = self.change(z, *unscaled(x), h, particles)
-            return scaled(dq, dp), excursion
+            return self.scaled(dq, dp, h, particles), excursion
 
         solution = optx.fixed_point(
             image,

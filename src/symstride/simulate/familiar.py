@@ -11,12 +11,11 @@ from symstride.maps.dressed import Dressed
 from symstride.maps.flight import FreeFlight
 from symstride.measure.caustic import Reach, limit
 from symstride.measure.spectra import WAVENUMBER_FS
-from symstride.model import Model
+from symstride.model import IMPLICIT, Model
 from symstride.simulate.start import Start
 
 DENSITY = 0.02  # how far beyond the trained range still counts as within it
 TEMPERATURE = 0.15
-SOLVED = ("s3", "corrected")  # kinds of map with an equation
 
 
 def check_stride(model: Model, stride_fs: float | None) -> float:
@@ -40,7 +39,7 @@ def reach_of(model: Model, stride_fs: float) -> Reach | None:
     """Where such a stride puts the fastest mode in the training data; None if the model does not say, or its
     kind has no caustic, or one that is not known (S³ dressed by a learned map)."""
     wavenumber, kind = model.provenance.get("fastest_cm1"), model.config.kind
-    if kind in SOLVED and isinstance(model.map, Dressed) and isinstance(model.map.dressing, FreeFlight):
+    if kind in IMPLICIT and isinstance(model.map, Dressed) and isinstance(model.map.dressing, FreeFlight):
         kind = "dressed s3"
     if not wavenumber or kind not in ("explicit", "dressed s3"):
         return None

@@ -8,8 +8,8 @@ from pathlib import Path
 from symstride.data.pairs import species_of
 from symstride.errors import ConfigError
 from symstride.maps.substepping import Substepping
-from symstride.model import Model
-from symstride.simulate.familiar import SOLVED, check_stride, unfamiliar
+from symstride.model import IMPLICIT, Model
+from symstride.simulate.familiar import check_stride, unfamiliar
 from symstride.simulate.nve import Simulation
 from symstride.simulate.settings import RunSettings
 from symstride.simulate.start import Start
@@ -43,9 +43,9 @@ class Plan:
                 f"length_ps: {settings.length_ps:g} ps is shorter than {settings.every} strides "
                 f"of {stride_fs:g} fs"
             )
-        if settings.unsolved == "substep" and model.config.kind not in SOLVED:
+        if settings.unsolved == "substep" and model.config.kind not in IMPLICIT:
             raise ConfigError(
-                f"unsolved: substep divides strides that a map of kind {' or '.join(SOLVED)} does not solve; "
+                f"unsolved: substep divides strides that a map of kind {' or '.join(IMPLICIT)} does not solve; "
                 f"this one is {model.config.kind} and has nothing to solve: leave it at raise"
             )
         temperature = settings.temperature_K or start.temperature

@@ -1,20 +1,23 @@
-"""What is minimised: squared relative errors of one stride, of a generator, and of the short-stride limit.
+"""What is minimised: squared relative errors of one stride, of what is learned of it, and of forces.
 
 All are dimensionless and per stride group [S]: momentum errors over thermal momentum √(m kT), position
-errors over thermal speed times stride. The loss is the mean of their logarithms, which weighs a relative
-gain at each stride alike, whatever their sizes.
+errors over thermal speed times stride.
 """
+
+from collections.abc import Callable
 
 import jax
 import jax.numpy as jnp
 from jax import Array
 
-from symstride.actions.generator import LearnedAction
-from symstride.actions.kicks import LearnedKicks
 from symstride.data.pairs import Batch
+from symstride.maps.base import Map
+from symstride.maps.direct import Direct
 from symstride.maps.dressed import Dressed
-from symstride.maps.generating import Poincare
-from symstride.maps.palindrome import Palindrome
+from symstride.maps.generating import Generated
+from symstride.phase import Phase
+
+Squares = tuple[Array, Array]  # of momenta and of positions, each [S]
 
 
 def by_group(squares: Array, group: Array, groups: int) -> Array:
@@ -23,46 +26,53 @@ def by_group(squares: Array, group: Array, groups: int) -> Array:
     return squares @ member / jnp.maximum(member.sum(0), 1)
 
 
-def stride_errors(map, batch: Batch, kT: float, groups: int) -> tuple[Array, Array]:
-    """Squared errors [S] of momenta and of positions after one stride through the whole map."""
-    end, _ = map(batch.start, batch.h, batch.particles)
+def in_thermal_units(z: Phase, batch: Batch, kT: float, groups: int) -> Squares:
+    """Mean squares by group of momenta and positions (differences of two points)."""
     thermal = jnp.sqrt(kT * batch.particles.masses)
-    dp = jnp.mean((end.p - batch.end.p) ** 2, -1) / thermal**2
-    dq = jnp.mean((end.q - batch.end.q) ** 2, -1) / (thermal / batch.particles.masses * batch.h) ** 2
+    dp = jnp.mean(z.p**2, -1) / thermal**2
+    dq = jnp.mean(z.q**2, -1) / (thermal / batch.particles.masses * batch.h) ** 2
     return by_group(dp, batch.group, groups), by_group(dq, batch.group, groups)
 
 
-def generator_errors(map: Dressed, batch: Batch, kT: float, groups: int) -> tuple[Array, Array, Array, Array]:
-    """Squared residuals [S] of Δp = −∂S³/∂q̄ and Δq = ∂S³/∂p̄ at midpoints of dressed reference pairs (thermal
-    units), and the squares of Δp and Δq themselves."""
-    inner = map.inner
-    assert isinstance(inner, Poincare)
+def stride_errors(map: Map, batch: Batch, kT: float, groups: int) -> Squares:
+    """Squared errors after one stride through the whole map."""
+    end, _ = map(batch.start, batch.h, batch.particles)
+    return in_thermal_units(_minus(end, batch.end), batch, kT, groups)
+
+
+def generator_errors(
+    map: Dressed, implicit: Generated, batch: Batch, kT: float, groups: int
+) -> tuple[Squares, Squares]:
+    """Squared residuals of Δp = −∂S³/∂q̄ and Δq = ∂S³/∂p̄ at midpoints of dressed reference pairs, and the
+    squares of Δp and Δq themselves."""
+
+    def change(a: Phase, true: Phase) -> Phase:
+        dq, dp, _ = implicit.change(a, true.q, true.p, batch.h, batch.particles)
+        return Phase(dq, dp)
+
+    return _change_errors(map, change, batch, kT, groups)
+
+
+def prediction_errors(
+    map: Dressed, direct: Direct, batch: Batch, kT: float, groups: int
+) -> tuple[Squares, Squares]:
+    """Squared errors of a direct prediction of Δp and Δq of dressed reference pairs, and their squares."""
+    return _change_errors(map, lambda a, _: direct.change(a, batch.h, batch.particles), batch, kT, groups)
+
+
+def _change_errors(
+    map: Dressed, change: Callable[[Phase, Phase], Phase], batch: Batch, kT: float, groups: int
+) -> tuple[Squares, Squares]:
     a, b = map.undress(batch.start, batch.end, batch.h, batch.particles)
-    slope_q, slope_p = inner.action.gradient((a.q + b.q) / 2, (a.p + b.p) / 2, batch.h, batch.particles)
-    thermal = jnp.sqrt(kT * batch.particles.masses)
-    flight = thermal / batch.particles.masses * batch.h
-    momentum, position, momentum_size, position_size = (
-        by_group(jnp.mean(x**2, -1) / unit**2, batch.group, groups)
-        for x, unit in (
-            (b.p - a.p + slope_q, thermal),
-            (b.q - a.q - slope_p, flight),
-            (b.p - a.p, thermal),
-            (b.q - a.q, flight),
-        )
-    )
-    return momentum, position, momentum_size, position_size
+    true = _minus(b, a)
+    residual = _minus(change(a, true), true)
+    return in_thermal_units(residual, batch, kT, groups), in_thermal_units(true, batch, kT, groups)
 
 
-def force_error(map, batch: Batch, force_size: float) -> Array:
-    """Squared error [] of the short-stride limit's force over the rms reference force."""
-    if isinstance(map, Palindrome) and isinstance(map.kicks, LearnedKicks):
-        force = map.kicks.force(0, batch.start.q, 0.0, batch.particles)
-    elif (
-        isinstance(map, Dressed)
-        and isinstance(map.inner, Poincare)
-        and isinstance(map.inner.action, LearnedAction)
-    ):
-        force = map.inner.action.force(batch.start.q, batch.particles)
-    else:
-        raise TypeError(f"{type(map).__name__} has no short-stride limit to train")
+def force_error(force: Array, batch: Batch, force_size: float) -> Array:
+    """Squared error [] of forces [M, 3] at the start of the stride over the rms reference force."""
     return jnp.mean((force - batch.forces) ** 2) / force_size**2
+
+
+def _minus(a: Phase, b: Phase) -> Phase:
+    return jax.tree.map(jnp.subtract, a, b)
