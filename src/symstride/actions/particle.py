@@ -21,6 +21,7 @@ from symstride.phase import Particles
 
 _SYMMETRIC = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # the six components of a symmetric tensor
 RARE = 0.001  # how much all distances alike count in the decorrelation, beside the pairs seen
+LEVEL = 20.0  # standard deviations at which invariants level off
 _COUNTED = np.array([1, 1, 1, 2, 2, 2.0])[:, None]  # how often each stands in a full contraction
 
 
@@ -168,8 +169,12 @@ class Layer(eqx.Module):
         return jnp.concatenate(out, -1)
 
     def __call__(self, d: Densities, extra: Array) -> tuple[Array, Array]:
-        """Standardised invariants and hidden features, [M, invariants] and [M, hidden]."""
+        """Standardised invariants and hidden features, [M, invariants] and [M, hidden].
+
+        Far outside of the data invariants, polynomials of distances, would explode: they level off.
+        """
         standard = (self.invariants(d) - self.mean()) * self.inverse_std()
+        standard = standard * jax.lax.rsqrt(1 + (standard / LEVEL) ** 2)
         hidden = jnp.concatenate([standard, extra], -1)
         for weight, bias in self.dense:
             hidden = jax.nn.silu(hidden @ weight + bias)

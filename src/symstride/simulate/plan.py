@@ -45,8 +45,8 @@ class Plan:
             )
         if settings.unsolved == "substep" and model.config.kind not in IMPLICIT:
             raise ConfigError(
-                f"unsolved: substep divides strides that a map of kind {' or '.join(IMPLICIT)} does not solve; "
-                f"this one is {model.config.kind} and has nothing to solve: leave it at raise"
+                f"unsolved: substep divides strides that a map of kind {' or '.join(IMPLICIT)} does not "
+                f"solve; this one is {model.config.kind} and has nothing to solve: leave it at raise"
             )
         temperature = settings.temperature_K or start.temperature
         atoms = len(start.numbers) * start.replicas
