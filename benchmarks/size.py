@@ -1,0 +1,181 @@
+"""Aluminium (ASE EMT, 300 K) by size: cost of a stride by atoms, neighbour search, drift of the true energy.
+
+    python benchmarks/size.py [--model models/aluminium-explicit.safetensors] [--stride 32]
+
+One model on 32 to 4800 atoms, on one core. Times are those of `Simulation.stretch` over as many strides as a
+run takes between two saves; the sizes take turns, so that what else the machine does falls on all alike.
+Writes benchmarks/results/size.json.
+"""
+
+import argparse
+import json
+import os
+import time
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "size.json"
+CELLS = ((2, 2, 2), (4, 4, 4), (8, 8, 8), (10, 10, 12))  # cubic, 4.05 Å and four atoms each
+SKINS = (1.0, 1.5, 2.0)  # Å
+DRIFT_PS = {32: 100.0, 256: 40.0, 2048: 10.0}  # every 0.25 ps an energy
+ROUNDS = 3
+LONGEST = 64  # strides timed at once
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    arguments.add_argument("--model", type=Path, default=Path("models/aluminium-explicit.safetensors"))
+    arguments.add_argument("--stride", type=float, default=32.0, help="fs")
+    given = arguments.parse_args()
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before jax starts its threads
+
+    from symstride.measure.machine import document
+    from symstride.model import load_model
+
+    model = load_model(given.model)
+    systems = [System(model, cells, given.stride) for cells in CELLS]
+    rows = [timed for _ in range(ROUNDS) for s in systems for timed in s.time()]
+    results = [result for s in systems for result in s.results(rows)]
+    for s in systems:
+        if s.atoms in DRIFT_PS:
+            results.append(s.drift(DRIFT_PS[s.atoms]))
+            print(results[-1], flush=True)
+    RESULTS.parent.mkdir(exist_ok=True)
+    RESULTS.write_text(json.dumps(document(results, threads=1), indent=1, default=float) + "\n")
+    print(RESULTS)
+
+
+class System:
+    """A thermal crystal of one size, and where its clocks stand."""
+
+    def __init__(self, model, cells: tuple[int, int, int], stride_fs: float):
+        import jax.numpy as jnp
+        import numpy as np
+        from ase.build import bulk
+
+        from symstride.phase import Phase
+        from symstride.simulate.plan import ATOM_STRIDES
+        from symstride.units import KB
+
+        self.model, self.cells, self.stride_fs = model, cells, stride_fs
+        self.crystal = bulk("Al", a=4.05, cubic=True) * cells
+        self.atoms = len(self.crystal)
+        self.strides = min(LONGEST, max(8, ATOM_STRIDES // self.atoms))
+        masses = self.crystal.get_masses()
+        p = np.random.default_rng(0).normal(size=(self.atoms, 3)) * np.sqrt(masses * KB * 600)[:, None]
+        rest = Phase(jnp.asarray(self.crystal.positions), jnp.asarray(p - p.mean(0)))
+        thermalise = round(1500 / stride_fs)  # half of the kinetic energy goes into the springs
+        self.z = self.simulation(SKINS[-1]).advance(rest, None, thermalise)[0]
+        self.slots = dict.fromkeys(SKINS, 0)
+        for skin in SKINS:
+            self._stretch(skin)  # compiles
+
+    def simulation(self, skin: float):
+        import numpy as np
+
+        from symstride.simulate.nve import Simulation
+        from symstride.units import FS
+
+        class Clocked(Simulation):
+            """Adds up the time spent in finding neighbours."""
+
+            searches, search_s = 0, 0.0
+
+            def particles(self, *arguments, **options):
+                began = time.perf_counter()
+                found = super().particles(*arguments, **options)
+                Clocked.searches += 1
+                Clocked.search_s += time.perf_counter() - began
+                return found
+
+        crystal = self.crystal
+        return Clocked(
+            self.model.map, self.stride_fs * FS, np.zeros(self.atoms, np.int32), crystal.get_masses(),
+            crystal.cell.array, crystal.pbc, self.model.config.network.cutoff, skin, 1,
+        )  # fmt: skip
+
+    def _stretch(self, skin: float) -> dict:
+        """One stretch from the thermal state; it grows the slots to what it needs."""
+        simulation = self.simulation(skin)
+        began, processor = time.perf_counter(), time.process_time()
+        done = simulation.stretch(self.z, None, self.strides, slots=self.slots[skin])
+        if done.failure:
+            raise done.failure.error
+        wall, processor = time.perf_counter() - began, time.process_time() - processor
+        self.slots[skin] = done.slots
+        return {
+            "n_atoms": self.atoms,
+            "skin": skin,
+            "wall_s": wall,
+            "processor_s": processor,
+            "search_s": simulation.search_s,
+            "searches": simulation.searches,
+        }
+
+    def time(self) -> list[dict]:
+        return [self._stretch(skin) for skin in SKINS]
+
+    def results(self, rows: list[dict]) -> list[dict]:
+        """Medians of all rounds."""
+        import numpy as np
+
+        results = []
+        for skin in SKINS:
+            mine = [r for r in rows if (r["n_atoms"], r["skin"]) == (self.atoms, skin)]
+            wall, processor, search = (
+                float(np.median([r[name] for r in mine])) for name in ("wall_s", "processor_s", "search_s")
+            )
+            per = 1e6 / self.strides / self.atoms
+            results.append(
+                {
+                    "n_atoms": self.atoms,
+                    "cells": self.cells,
+                    "skin_A": skin,
+                    "slots": self.slots[skin],
+                    "stride_fs": self.stride_fs,
+                    "strides": self.strides,
+                    "wall_us_per_atom_stride": per * wall,
+                    "processor_us_per_atom_stride": per * processor,
+                    "search_us_per_atom_stride": per * search,
+                    "search_share": float(np.median([r["search_s"] / r["wall_s"] for r in mine])),
+                    "searches_per_ps": mine[0]["searches"] * 1000 / self.strides / self.stride_fs,
+                }
+            )
+            print(results[-1], flush=True)
+        return results
+
+    def drift(self, ps: float) -> dict:
+        """Of the true energy over so many picoseconds after thermalisation."""
+        import numpy as np
+        from ase.calculators.emt import EMT
+
+        from symstride.measure.drift import energy_drift
+        from symstride.units import KB
+
+        every = max(1, round(250 / self.stride_fs))
+        frames = int(1000 * ps / self.stride_fs / every)
+        done = self.simulation(SKINS[-1]).stretch(
+            self.z, None, frames * every, every=every, frames=frames, slots=self.slots[SKINS[-1]]
+        )
+        if done.failure:
+            raise done.failure.error
+        atoms = self.crystal.copy()
+        atoms.calc = EMT()
+        kinetic = np.sum(done.momenta**2 / atoms.get_masses()[:, None], axis=(1, 2)) / 2
+        energies = []
+        for q, k in zip(done.positions, kinetic, strict=True):
+            atoms.positions = q
+            energies.append(atoms.get_potential_energy() + k)
+        times = np.arange(1, frames + 1) * every * self.stride_fs
+        drift, _ = energy_drift(times, np.array(energies)[None], self.atoms)
+        return {
+            "n_atoms": self.atoms,
+            "stride_fs": self.stride_fs,
+            "length_ps": times[-1] / 1000,
+            "temperature_K": float(2 * kinetic.mean() / (3 * self.atoms - 3) / KB),
+            "drift_mev_per_atom_per_ps": drift.value,
+            "drift_stderr": drift.stderr,
+        }
+
+
+if __name__ == "__main__":
+    main()
