@@ -1,9 +1,10 @@
 """The particle network: atomic terms, invariant under E(3), permutations and time reversal.
 
-For each atom the edges to its neighbours carry radial functions B [K, R] and angular features Y [K, y];
-everything that follows is made of A = Yᵀ B, one small matrix product an atom (the atomic-density form of
-Drautz, Phys. Rev. B 99, 014104 (2019)). Features are graded by time parity: those odd in the velocities
-enter only in products of two, so that the output is even in p to rounding.
+For each atom the edges to its neighbours carry radial functions B [R, K] and angular features Y [y, K];
+everything that follows is made of A = Y Bᵀ, one small matrix product an atom (the atomic-density form of
+Drautz, Phys. Rev. B 99, 014104 (2019)). Neighbours come last: what is done to edges then
+runs along memory. Features are graded by time parity: those odd in the velocities enter only in products of
+two, so that the output is even in p to rounding.
 """
 
 import math
@@ -49,27 +50,27 @@ class Radial(eqx.Module):
     sharpness: int = eqx.field(static=True, default=24)
 
     def __call__(self, r: Array, mask: AnyArray) -> Array:
-        """[…] Å → […, R], before decorrelation, which costs nothing in the weights that follow."""
+        """[…, K] Å → […, R, K], before decorrelation, which costs nothing in the weights that follow."""
         near, far = math.exp(-self.nearest / self.decay), math.exp(-self.cutoff / self.decay)
         x = 2 * (jnp.exp(-r / self.decay) - far) / (near - far) - 1
-        functions = [jnp.ones_like(x), x]
-        while len(functions) < self.size:
-            functions.append(2 * x * functions[-1] - functions[-2])
         z, n = r / self.cutoff, self.sharpness
         envelope = (
             1 - (n + 1) * (n + 2) / 2 * z**n + n * (n + 2) * z ** (n + 1) - n * (n + 1) / 2 * z ** (n + 2)
         )
         envelope = jnp.where(mask & (r < self.cutoff), envelope, 0)
-        return jnp.stack(functions[: self.size], -1) * envelope[..., None]
+        functions = [envelope, x * envelope]
+        while len(functions) < self.size:
+            functions.append(2 * x * functions[-1] - functions[-2])
+        return jnp.stack(functions[: self.size], -2)
 
     def calibrated(self, r: Array, mask: AnyArray, neighbors: float) -> "Radial":
         """With the covariance over the pairs at distances `r`; sums over ~`neighbors` pairs get unit size.
 
         A part of it is that of all distances alike: decorrelation must not blow up where pairs are rare.
         """
-        seen = np.asarray(self(r, mask), float)[np.asarray(mask & (r < self.cutoff))]
+        seen = np.asarray(self(r, mask), float).swapaxes(-1, -2)[np.asarray(mask & (r < self.cutoff))]
         grid = jnp.linspace(self.nearest, self.cutoff, 400)
-        rare = np.asarray(self(grid, jnp.ones_like(grid, bool)), float)
+        rare = np.asarray(self(grid, jnp.ones_like(grid, bool)), float).T
         covariance = (1 - RARE) * seen.T @ seen / len(seen) + RARE * rare.T @ rare / len(rare)
         size, axes = np.linalg.eigh(covariance)
         matrix = axes / np.sqrt(size + 1e-6 * size[-1]) @ axes.T / math.sqrt(neighbors)
@@ -88,14 +89,14 @@ class Densities(eqx.Module):
 
 
 def _angular(unit: Array, step: Array | None) -> Array:
-    """Y [M, K, y]: 1, r̂, r̂r̂; with relative displacements u also |u|², (u·r̂)², u·r̂, u, (u·r̂)r̂."""
-    ones = jnp.ones_like(unit[..., :1])
-    even = [ones, unit] + [unit[..., i : i + 1] * unit[..., j : j + 1] for i, j in _SYMMETRIC]
+    """Y [M, y, K]: 1, r̂, r̂r̂; with relative displacements u also |u|², (u·r̂)², u·r̂, u, (u·r̂)r̂."""
+    ones = jnp.ones_like(unit[:, :1])
+    even = [ones, unit] + [unit[:, i : i + 1] * unit[:, j : j + 1] for i, j in _SYMMETRIC]
     if step is None:
-        return jnp.concatenate(even, -1)
-    along = jnp.sum(step * unit, -1, keepdims=True)
-    moving = [jnp.sum(step * step, -1, keepdims=True), along**2, along, step, along * unit]
-    return jnp.concatenate(even + moving, -1)
+        return jnp.concatenate(even, 1)
+    along = jnp.sum(step * unit, 1, keepdims=True)
+    moving = [jnp.sum(step * step, 1, keepdims=True), along**2, along, step, along * unit]
+    return jnp.concatenate(even + moving, 1)
 
 
 def _graded(a: Array) -> Densities:
@@ -174,7 +175,7 @@ class Layer(eqx.Module):
         Far outside of the data invariants, polynomials of distances, would explode: they level off.
         """
         standard = (self.invariants(d) - self.mean()) * self.inverse_std()
-        standard = standard * jax.lax.rsqrt(1 + (standard / LEVEL) ** 2)
+        standard = LEVEL * jnp.tanh(standard / LEVEL)
         hidden = jnp.concatenate([standard, extra], -1)
         for weight, bias in self.dense:
             hidden = jax.nn.silu(hidden @ weight + bias)
@@ -277,24 +278,26 @@ class ParticleNetwork(eqx.Module):
 
     def _first_densities(self, q: Array, step: Array | None, particles: Particles):
         neighbors = particles.neighbors
-        vectors = neighbors.vectors(q).astype(self.dtype)
-        r = jnp.sqrt(jnp.sum(vectors**2, -1))
+        vectors = neighbors.vectors(q).astype(self.dtype).swapaxes(1, 2)
+        r = jnp.sqrt(jnp.sum(vectors**2, 1))
         functions = self.radial(r, neighbors.mask)
         if step is not None:
-            step = (neighbors.gather(step) - step[:, None]).astype(self.dtype)
-        angular = _angular(vectors / r[..., None], step)
+            step = (neighbors.gather(step) - step[:, None]).astype(self.dtype).swapaxes(1, 2)
+        angular = _angular(vectors / r[:, None], step)
         # contracted with the bare radial functions; the weights, and decorrelation, act on atoms
         a = self._by_species(
-            jnp.einsum("mky,mkr->myr", angular, self._of_neighbors(functions, particles)), particles
+            jnp.einsum("myk,mrk->myr", angular, self._of_neighbors(functions, particles)), particles
         )
         return _graded(a), (functions, angular)
 
     def _of_neighbors(self, functions: Array, particles: Particles) -> Array:
-        """[M, K, R] → [M, K, S·R]: in the rows of the neighbour's species."""
+        """[M, R, K] → [M, S·R, K]: in the rows of the neighbour's species."""
         if self.species == 1:
             return functions
-        kind = jax.nn.one_hot(particles.species[particles.neighbors.index], self.species, dtype=self.dtype)
-        return (kind[..., :, None] * functions[..., None, :]).reshape(*functions.shape[:2], -1)
+        of = particles.species[particles.neighbors.index]
+        kind = jax.nn.one_hot(of, self.species, dtype=self.dtype, axis=1)
+        rows = kind[:, :, None] * functions[:, None]
+        return rows.reshape(len(rows), -1, rows.shape[-1])
 
     def _by_species(self, a: Array, particles: Particles) -> Array:
         """[M, y, S·R] → [M, y, C] with the weights of the central atom's species."""
@@ -313,9 +316,11 @@ class ParticleNetwork(eqx.Module):
 
     def _second_densities(self, edges: tuple[Array, Array], hidden: Array, particles: Particles) -> Densities:
         functions, angular = edges
-        weights = functions @ (self.radial.decorrelate() @ self.second)
-        weights = weights * particles.neighbors.gather(hidden @ self.node)
-        return _graded(jnp.einsum("mky,mkc->myc", angular, weights))
+        mixing = (self.radial.decorrelate() @ self.second).T
+        mixing = jnp.broadcast_to(mixing, (len(functions), *mixing.shape))  # by atoms: no transpose
+        weights = mixing @ functions
+        weights = weights * particles.neighbors.gather(hidden @ self.node).swapaxes(1, 2)
+        return _graded(jnp.einsum("myk,mck->myc", angular, weights))
 
 
 def _dense(key: Array, rows: int, columns: int) -> Array:

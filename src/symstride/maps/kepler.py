@@ -2,7 +2,6 @@
 
 import jax
 import jax.numpy as jnp
-import numpy as np
 from jax import Array
 
 from symstride.hamiltonians.base import Separable
@@ -14,13 +13,12 @@ from symstride.phase import Particles, Phase, Status
 NEWTON = 12  # iterations; quadratic, it takes half as many at the eccentricities of planets
 
 
-def jacobi(masses: AnyArray) -> np.ndarray:
+def jacobi(masses: AnyArray) -> Array:
     """A [M, M]: q ↦ Aq is the centre of mass, then each body relative to that of those before it."""
-    m = np.asarray(masses, float)
-    before = np.tril(np.tile(m, (len(m), 1)), -1)
-    rows = np.eye(len(m)) - before / np.maximum(before.sum(1, keepdims=True), np.finfo(float).tiny)
-    rows[0] = m / m.sum()
-    return rows
+    m = jnp.asarray(masses, float)
+    before = jnp.tril(jnp.tile(m, (len(m), 1)), -1)
+    rows = jnp.eye(len(m)) - before / jnp.where(before.any(1), before.sum(1), 1.0)[:, None]
+    return rows.at[0].set(m / m.sum())
 
 
 class KeplerFlow(Map):
@@ -43,19 +41,19 @@ class KeplerFlow(Map):
         self, z: Phase, memory: None, h: float | Array, particles: Particles
     ) -> tuple[Phase, None, Status]:
         a, replicas = jacobi(self.gravity.masses), particles.replicas
-        m = np.asarray(self.gravity.masses)
-        total = np.cumsum(m)
-        reduced = np.append(total[-1], m[1:] * total[:-1] / total[1:])[:, None]
+        m = jnp.asarray(self.gravity.masses, float)
+        total = jnp.cumsum(m)
+        reduced = jnp.append(total[-1], m[1:] * total[:-1] / total[1:])[:, None]
         strength = self.gravity.constant * total[1:]
         apart = jax.tree.map(lambda x: x.reshape(replicas, len(m), -1), z)
         h = jnp.broadcast_to(h, particles.masses.shape).reshape(replicas, -1)[:, 0]
 
-        q, v = a @ apart.q, np.linalg.inv(a).T @ apart.p / reduced
+        q, v = a @ apart.q, jnp.linalg.inv(a).T @ apart.p / reduced
         move = jax.vmap(jax.vmap(ellipse, in_axes=(0, 0, 0, None)), in_axes=(0, 0, None, 0))
         around, speed, solved = move(q[:, 1:], v[:, 1:], strength, h)
         centre = q[:, :1] + h[:, None, None] * v[:, :1]
         q, v = jnp.concatenate([centre, around], 1), jnp.concatenate([v[:, :1], speed], 1)
-        z = Phase((np.linalg.inv(a) @ q).reshape(z.q.shape), (a.T @ (reduced * v)).reshape(z.p.shape))
+        z = Phase((jnp.linalg.inv(a) @ q).reshape(z.q.shape), (a.T @ (reduced * v)).reshape(z.p.shape))
         return z, None, Status(jnp.all(solved, axis=1), jnp.zeros(replicas, int), jnp.zeros(()))
 
 
@@ -91,7 +89,7 @@ class Interaction(Separable):
         return self.gravity.masses
 
     def potential(self, q: Array) -> Array:
-        m = np.asarray(self.gravity.masses)
+        m = jnp.asarray(self.gravity.masses, float)
         relative = (jacobi(m) @ q)[1:]
-        products = self.gravity.constant * m[1:] * np.cumsum(m)[:-1]
+        products = self.gravity.constant * m[1:] * jnp.cumsum(m)[:-1]
         return self.gravity.potential(q) + jnp.sum(products / jnp.sqrt(jnp.sum(relative**2, -1)))

@@ -86,6 +86,6 @@ class Plan:
 
 
 def _skin(start: Start, stride_fs: float, temperature: float) -> float:
-    """Å: of the lightest atoms' thermal flight in a stride, eight times, or 1 Å."""
+    """Å: of the lightest atoms' thermal flight in a stride, eight times, or 2 Å: benchmarks/size.py."""
     kT = KB * max(temperature, 1.0)
-    return max(1.0, 8 * math.sqrt(kT / start.masses.min()) * stride_fs * FS)
+    return max(2.0, 8 * math.sqrt(kT / start.masses.min()) * stride_fs * FS)

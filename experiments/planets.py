@@ -1,0 +1,306 @@
+"""Planets and a triple star at long strides: S³ between halves of Kepler's ellipses, against compositions.
+
+    python experiments/planets.py       # about fifteen minutes; results/planets.json and results/planets.png
+
+Φ_h = K(h/2) Ψ K(h/2): K moves each body on its ellipse in Jacobi's coordinates, and the S³ of Ψ, all that the
+bodies do to one another in a stride, is learned from strides of short reference paths, a network for each pair
+of ellipses. With S³ = hV_int not learned, this is the map of Wisdom and Holman. Energy errors are over 10⁴
+strides from starts not learned from: other ellipses of the triple; of the outer solar system the true one at
+eight epochs, where what was learned from are systems of other phases, eccentricities and inclinations. To each
+is set the stride at which compositions of order four have the same rms error.
+"""
+
+import json
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+from matplotlib.figure import Figure
+from systems import flat, run
+
+from symstride.actions.prior import dressed_prior
+from symstride.actions.small import Graded, Isolated
+from symstride.hamiltonians.gravity import Gravity, hierarchical_triple
+from symstride.hamiltonians.reference import reference
+from symstride.hamiltonians.solar import outer_solar_system
+from symstride.maps.base import Map
+from symstride.maps.dressed import Dressed
+from symstride.maps.generating import Action, Poincare
+from symstride.maps.kepler import Interaction, KeplerFlow, ellipse, jacobi
+from symstride.maps.splitting import blanes_moan, suzuki
+from symstride.measure.machine import document
+from symstride.phase import Particles, Phase, bodies
+from symstride.solve import Anderson
+from symstride.train.small import Pairs, cut, fit
+
+jax.config.update("jax_enable_x64", True)
+
+RESULTS = Path(__file__).parent / "results"
+PATHS, STRIDES = 160, 40  # to learn from
+STEPS, BATCH = 6000, 64
+STARTS, LONG, EVERY = 4, 10_000, 5
+COMPOSITIONS = {"blanes-moan": (blanes_moan, 6), "suzuki": (suzuki, 5)}  # and gradients a stride
+
+
+@dataclass(frozen=True)
+class Ellipses:
+    """Systems of given half axes, of any phases and directions, with eccentricities and inclinations up to
+    the given ones; [N − 1] each, in Jacobi's coordinates."""
+
+    name: str
+    gravity: Gravity
+    axes: np.ndarray
+    eccentricities: np.ndarray
+    inclinations: np.ndarray | None  # rad; none in the plane
+    spread: float  # of half axes, relative
+    strides: tuple[float, ...]  # in periods
+    tests: Callable[["Ellipses"], Phase]
+
+    @property
+    def strengths(self) -> np.ndarray:
+        return self.gravity.constant * np.cumsum(self.gravity.masses)[1:]
+
+    @property
+    def period(self) -> float:
+        """Of the innermost ellipse."""
+        return float(2 * np.pi * np.sqrt(self.axes[0] ** 3 / self.strengths[0]))
+
+    @property
+    def energy(self) -> float:
+        """Of the innermost ellipse."""
+        m = np.asarray(self.gravity.masses)
+        return float(self.gravity.constant * m[0] * m[1] / (2 * self.axes[0]))
+
+    def starts(self, number: int, seed: int, share: float = 1.0) -> Phase:
+        """[number, M, d], with `share` of the eccentricities and inclinations."""
+        rng = np.random.default_rng(seed)
+        shape = (number, len(self.axes))
+        a = self.axes * (1 + self.spread * rng.uniform(-1, 1, shape))
+        e = share * self.eccentricities * rng.uniform(0, 1, shape)
+        zero = np.zeros(shape)
+        q = np.stack([a * (1 - e), zero, zero], -1)
+        v = np.stack([zero, np.sqrt(self.strengths / a * (1 + e) / (1 - e)), zero], -1)
+        angle = rng.uniform(0, 2 * np.pi, (3, *shape))
+        turn = _turn(angle[0], 2)
+        if self.inclinations is not None:
+            turn = _turn(angle[1], 2) @ _turn(share * self.inclinations * rng.uniform(0, 1, shape), 0) @ turn
+        d = 2 if self.inclinations is None else 3
+        q, v = (jnp.asarray((turn @ x[..., None])[..., :d, 0]) for x in (q, v))
+        times = jnp.asarray(angle[2] * np.sqrt(a**3 / self.strengths))
+        strengths = jnp.asarray(np.broadcast_to(self.strengths, shape))
+        q, v, _ = jax.vmap(jax.vmap(ellipse))(q, v, strengths, times)
+        return self.composed(q, v)
+
+    def composed(self, q: Array, v: Array) -> Phase:
+        """Of Jacobi's relative coordinates [B, M − 1, d], the centre of mass at rest."""
+        matrix = jacobi(self.gravity.masses)
+        m = jnp.asarray(self.gravity.masses)
+        total = jnp.cumsum(m)
+        still = jnp.zeros_like(q[:, :1])
+        p = (m[1:] * total[:-1] / total[1:])[:, None] * v
+        return Phase(
+            jnp.linalg.inv(matrix) @ jnp.concatenate([still, q], 1),
+            matrix.T @ jnp.concatenate([still, p], 1),
+        )
+
+    def many(self, number: int) -> Particles:
+        return bodies(jnp.tile(jnp.asarray(self.gravity.masses), number), number)
+
+
+def _turn(angle: np.ndarray, axis: int) -> np.ndarray:
+    """[…, 3, 3]"""
+    i, j = ((1, 2), (2, 0), (0, 1))[axis]
+    turn = np.broadcast_to(np.eye(3), (*angle.shape, 3, 3)).copy()
+    turn[..., i, i] = turn[..., j, j] = np.cos(angle)
+    turn[..., j, i] = np.sin(angle)
+    turn[..., i, j] = -np.sin(angle)
+    return turn
+
+
+def triple(ratio: float, eccentricity: float, strides: tuple[float, ...]) -> Ellipses:
+    gravity, _ = hierarchical_triple(ratio=ratio)
+    return Ellipses(
+        f"triple 1 : {ratio:g}",
+        gravity,
+        np.array([1.0, ratio]),
+        np.array([eccentricity, eccentricity]),
+        None,
+        0.01,
+        strides,
+        lambda self: self.starts(STARTS, seed=1, share=0.7),
+    )
+
+
+def outer_planets() -> Ellipses:
+    gravity, z = outer_solar_system()
+    m = np.asarray(gravity.masses)
+    strengths = gravity.constant * np.cumsum(m)[1:]
+    matrix = np.asarray(jacobi(m))
+    q, v = (matrix @ x for x in (np.asarray(z.q), np.asarray(z.p) / m[:, None]))
+    axes = 1 / (2 / np.linalg.norm(q[1:], axis=1) - np.sum(v[1:] ** 2, 1) / strengths)
+
+    def epochs(_: Ellipses) -> Phase:
+        path = reference(gravity, z, np.arange(STARTS) * 1000 * 365.25)
+        return path
+
+    return Ellipses(
+        "outer solar system",
+        gravity,
+        axes,
+        np.array([0.07, 0.1, 0.085, 0.03, 0.27]),
+        np.array([0.015, 0.025, 0.03, 0.025, 0.32]),
+        0.01,
+        (0.2, 0.4, 0.8, 1.6),
+        epochs,
+    )
+
+
+class PairAction(Action):
+    """S³ = h Σ_{i<j} (G m_i m_j a_i²/a_j³) s_ij over pairs of ellipses: exact in their absence."""
+
+    gravity: Gravity
+    networks: Graded  # one for each pair
+    stride: float = eqx.field(static=True)
+    axes: tuple[float, ...] = eqx.field(static=True)
+
+    def __init__(self, system: Ellipses, z: Phase, h: float, hidden: int, width: int):
+        """Inputs standardised over z [B, M, d]."""
+        self.gravity, self.stride, self.axes = system.gravity, h, tuple(system.axes.tolist())
+        even, odd = jax.vmap(self.features, out_axes=1)(z.q, z.p)  # [pairs, B, features]
+        keys = jax.random.split(jax.random.key(0), len(even))
+        self.networks = eqx.filter_vmap(lambda e, o, key: Graded(e, o, 1, hidden, width, 2, key))(
+            even, odd, keys
+        )
+
+    @property
+    def couples(self) -> tuple[np.ndarray, np.ndarray]:
+        return np.triu_indices(len(self.axes), 1)
+
+    def features(self, q: Array, p: Array) -> tuple[Array, Array]:
+        """Invariants of each pair of ellipses: q, p [M, d] → [pairs, E] and [pairs, O]."""
+        matrix, masses = jacobi(self.gravity.masses), jnp.asarray(self.gravity.masses)[:, None]
+        q, v = (matrix @ x for x in (q, p / masses))
+
+        def pair(i: Array, j: Array) -> tuple[Array, Array]:
+            three = [jnp.stack([jnp.zeros_like(x[0]), x[i], x[j]]) for x in (q, v)]
+            return Isolated()(three[0], three[1], jnp.ones(3))
+
+        i, j = self.couples
+        return jax.vmap(pair)(jnp.asarray(i) + 1, jnp.asarray(j) + 1)
+
+    def value(self, q: Array, p: Array, h: float | Array, particles: Particles) -> Array:
+        h = jnp.broadcast_to(h, particles.masses.shape).reshape(particles.replicas, -1)[:, 0]
+        qs, ps = (x.reshape(particles.replicas, -1, x.shape[-1]) for x in (q, p))
+        i, j = self.couples
+        m, a = jnp.asarray(self.gravity.masses), np.array(self.axes)
+        energies = self.gravity.constant * m[i + 1] * m[j + 1] * a[i] ** 2 / a[j] ** 3
+
+        def one(q: Array, p: Array, h: Array) -> Array:
+            x = (h / self.stride) ** 2
+            s = eqx.filter_vmap(lambda net, e, o: net(e, o, x)[0])(self.networks, *self.features(q, p))
+            return h * jnp.sum(energies * s)
+
+        return jnp.sum(jax.vmap(one)(qs, ps, h))
+
+
+def undressed(system: Ellipses, pairs: Pairs) -> Pairs:
+    """Kepler's halves taken away from both ends."""
+    flow = Dressed(KeplerFlow(system.gravity), KeplerFlow(system.gravity))
+    of = system.gravity.particles
+    start, end = jax.jit(jax.vmap(lambda a, b, h: flow.undress(a, b, h, of)))(pairs.start, pairs.end, pairs.h)
+    return Pairs(start, end, pairs.h, pairs.action)
+
+
+def learn(system: Ellipses, h: float, steps: int, hidden: int = 48, width: int = 16) -> tuple[Dressed, dict]:
+    """The map, and what its training took and gave."""
+    began = time.process_time()
+    data = undressed(system, cut(system.gravity, system.starts(PATHS, 0), h, STRIDES, nodes=1))
+    seen = time.process_time() - began
+    held = undressed(system, cut(system.gravity, system.starts(PATHS // 16, 2), h, STRIDES, nodes=1))
+    change = jax.tree.map(lambda a, b: jnp.linalg.norm(b - a, axis=-1), data.start, data.end)
+    size = jax.tree.map(lambda x: jnp.median(x, 0)[:, None], change)  # [M, 1] of each body
+    tame = jax.tree.map(lambda x, s: jnp.all(x < 5 * s[:, 0], 1), change, size)
+    data = jax.tree.map(lambda x: x[tame.q & tame.p], data)  # without close encounters (Pluto's with Neptune)
+    middle = Phase((data.start.q + data.end.q) / 2, (data.start.p + data.end.p) / 2)
+    of = system.gravity.particles
+    fresh = PairAction(system, middle, h, hidden, width)
+
+    def loss(action: Action, batch: Pairs) -> Array:
+        def one(a: Phase, b: Phase, h: Array) -> Array:
+            by_q, by_p = action.gradient((a.q + b.q) / 2, (a.p + b.p) / 2, h, of)
+            off = (b.q - a.q - by_p) / size.q, (b.p - a.p + by_q) / size.p
+            return jnp.mean(off[0] ** 2 + off[1] ** 2) / 2
+
+        return jnp.mean(jax.vmap(one)(batch.start, batch.end, batch.h))
+
+    began = time.process_time()
+    action, _ = fit(fresh, loss, data, steps=steps, batch=BATCH, rate=0.02)
+    error = {name: float(jax.jit(loss)(action, x)) ** 0.5 for name, x in (("train", data), ("held_out", held))}
+    figures = {
+        "pairs": len(data.h),
+        "reference_s": seen,
+        "training_s": time.process_time() - began,
+        "error_of_change": error["held_out"],
+        "error_of_change_trained": error["train"],
+    }
+    return dressed(system, action), figures
+
+
+def dressed(system: Ellipses, action: Action) -> Dressed:
+    return Dressed(KeplerFlow(system.gravity), Poincare(action, Anderson(1e-12), system.energy))
+
+
+def energy_error(system: Ellipses, map: Map, h: float, starts: Phase) -> dict:
+    """Over LONG strides from starts [K, M, d]."""
+    z, many = Phase(flat(starts.q), flat(starts.p)), system.many(len(starts.q))
+    arguments = map, z, jnp.asarray(h), many, LONG, EVERY
+    began = time.perf_counter()
+    path, solved, used = jax.block_until_ready(run(*arguments))
+    path = jax.tree.map(lambda x: x.reshape(-1, *starts.q.shape), path)
+    over = jax.jit(jax.vmap(jax.vmap(system.gravity)))
+    start = jax.vmap(system.gravity)(starts)
+    error = over(path) / start - 1
+    half = len(error) // 2
+    return {
+        "stride": h,
+        "stride_periods": h / system.period,
+        "energy_rms_error": float(jnp.sqrt(jnp.mean(error**2))),
+        "energy_max_error": float(jnp.abs(error).max()),
+        "energy_rms_by_half": [float(jnp.sqrt(jnp.mean(x**2))) for x in (error[:half], error[half:])],
+        "not_solved": int((~solved).sum()),
+        "evaluations_per_stride": float(used.mean()),
+        "seconds": time.perf_counter() - began,
+    }
+
+
+def equal_stride(system: Ellipses, map: Map, error: float, starts: Phase) -> dict:
+    """The stride of `map` with this rms error, by bisection, and its figures."""
+    low, high = np.log(system.period * np.array([1e-3, 0.25]))
+    for _ in range(9):
+        middle = (low + high) / 2
+        figures = energy_error(system, map, float(np.exp(middle)), starts)
+        low, high = (middle, high) if figures["energy_rms_error"] < error else (low, middle)
+    return energy_error(system, map, float(np.exp((low + high) / 2)), starts)
+
+
+if __name__ == "__main__":
+    which, steps, *fractions = sys.argv[1:]
+    system = {"s": outer_planets, "5": lambda: triple(5, 0.1, ()), "10": lambda: triple(10, 0.2, ())}[which]()
+    tests = system.tests(system)
+    bm = blanes_moan(system.gravity)
+    print(system.name, system.period)
+    for f in map(float, fractions):
+        h = f * system.period
+        wh = energy_error(system, dressed(system, dressed_prior(Interaction(system.gravity))), h, tests)
+        m, figs = learn(system, h, int(steps))
+        print(f, {k: float(f"{v:.3g}") for k, v in figs.items()}, flush=True)
+        row = energy_error(system, m, h, tests)
+        e = equal_stride(system, bm, row["energy_rms_error"], tests)
+        print("   WH", "%.2e" % wh["energy_rms_error"], "learned", row, "\n   BM", e["stride_periods"], e["seconds"], "RATIO", h / e["stride"], flush=True)
