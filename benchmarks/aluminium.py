@@ -19,18 +19,15 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "aluminium.json"
 TRAINED = {  # file: map, schedule
-    "explicit": ({"kind": "explicit", "strides_fs": (16.0, 32.0, 64.0)}, {}),
-    "corrected": (
-        {"kind": "corrected", "strides_fs": (16.0, 32.0), "network": {"channels": 24, "products": 24}},
-        {},
-    ),
+    "explicit": ({"kind": "explicit", "strides_fs": (16.0, 32.0)}, {}),
+    "corrected": ({"kind": "corrected", "strides_fs": (32.0,)}, {"steps": 1500}),
     "dressed": ({"kind": "s3", "strides_fs": (32.0,), "dressing": "explicit"}, {"steps": 800}),
     "verlet": ({"kind": "verlet", "strides_fs": (16.0,)}, {"steps": 1500}),
 }
 METHODS = {  # method: file, strides, tolerance of the solve
-    "explicit": ("explicit", (16.0, 32.0, 64.0), None),
-    "s3": ("corrected", (16.0, 32.0), 1e-5),
-    "corrected": ("corrected", (16.0, 32.0), 1e-5),
+    "explicit": ("explicit", (16.0, 32.0), None),
+    "s3": ("corrected", (32.0,), 1e-5),
+    "corrected": ("corrected", (32.0,), 1e-5),
     "s3-dressed": ("dressed", (32.0,), 1e-6),
     "verlet-rival": ("verlet", (1.0, 2.0, 5.0, 10.0, 16.0, 20.0), None),
 }

@@ -10,6 +10,8 @@ ROOT = Path(__file__).parent.parent
 STYLES = {
     "explicit": ("C0", "o", "explicit action"),
     "s3": ("C1", "s", "implicit action S³"),
+    "corrected": ("C2", "D", "S³ from a predicted first guess"),
+    "s3-dressed": ("C3", "v", "S³ dressed by the explicit action"),
     "verlet-rival": ("0.5", "^", "velocity Verlet, same network"),
 }
 

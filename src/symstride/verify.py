@@ -24,7 +24,7 @@ from symstride.measure.structure import (
     thermal_scales,
 )
 from symstride.measure.summary import MIN_FRAMES, summarise
-from symstride.model import Model, load_model
+from symstride.model import IMPLICIT, Model, load_model
 from symstride.phase import Phase
 from symstride.simulate.nve import Simulation
 from symstride.simulate.output import Output
@@ -87,7 +87,7 @@ def verify(
         "notes": sections["notes"] + notes,
         "provenance": _provenance(record, run),
     }
-    if loaded.config.kind == "s3":
+    if loaded.config.kind in IMPLICIT:
         unsolved = (record["failure"] or {}).get("kind") == ConvergenceError.__name__
         steps = record["strides"] * len(starts) + unsolved
         report["solver"] = {"steps": steps, "unconverged": int(unsolved)}
