@@ -85,13 +85,13 @@ class Extent:
     thermalize: float = 0.4
     learned: float = 1.5  # of each trajectory
     unseen: float = 5.0
-    corrected_steps: int = 1000
+    corrected_steps: int = 1500
     explicit_steps: int = 1000
     strides: int = 2500
     pairs: int = 128
 
 
-QUICK = Extent(0.1, 0.2, 0.3, 20, 20, 60, 16)
+QUICK = Extent(0.1, 0.4, 0.6, 200, 60, 60, 16)
 
 
 def crystals() -> tuple[Crystal, Crystal]:
@@ -100,7 +100,7 @@ def crystals() -> tuple[Crystal, Crystal]:
     alloy.symbols[0] = "Al"  # L1₂
     return (
         Crystal("aluminium", bulk("Al", cubic=True).repeat(2), 24.0),
-        Crystal("Pt3Al", alloy.repeat(2), 30.0),
+        Crystal("Pt₃Al", alloy.repeat(2), 26.0),
     )
 
 
@@ -347,7 +347,7 @@ def kept(path: Path, make: Callable[[], dict]) -> dict:
 
 def study(crystal: Crystal, extent: Extent, work: Path) -> list[dict]:
     """All of one crystal."""
-    this = Study(crystal, extent, work / crystal.name)
+    this = Study(crystal, extent, work / crystal.name.replace("₃", "3"))
     this.folder.mkdir(parents=True, exist_ok=True)
     learned = this.reference("reference", TEMPERATURES, extent.learned, seed=0)
     unseen = this.reference("unseen", STARTS * TEMPERATURES[:1], extent.unseen, seed=1000)
@@ -416,13 +416,13 @@ def draw(axes, crystal: Crystal, found: list[dict]) -> None:
     middle.set(title=f"temperature of {shown}, until lost", ylabel="K")
     middle.set_xticks(range(len(found)), [row["method"] for row in found], rotation=30)
     low, high = middle.get_ylim()
-    middle.set_ylim(low - 0.15 * (high - low), high)
+    middle.set(xlim=(-0.6, len(found) - 0.4), ylim=(low - 0.15 * (high - low), high))
     action = next(row["action"] for row in found if row["method"] == "s3")
     part, whole = action["less_prior"], action["whole"]
     right.plot(part["measured"], part["measured"], color="0.7", lw=1)
     right.plot(part["measured"], part["learned"], ".", ms=4)
     text = "\n".join(
-        f"{name}: 1 − correlation {1 - x['correlation']:.1e}, slope {x['slope']:.4f}"
+        f"{name}: 1 − correlation {1 - x['correlation']:.0e}, slope {x['slope']:.4f}"
         for name, x in (("this", part), ("whole S³", whole))
     )
     right.text(0.05, 0.95, text, transform=right.transAxes, va="top")
