@@ -29,7 +29,7 @@ class KeplerFlow(Map):
     No gradients; a replica whose orbits are not all ellipses, or not solved to rounding, is not converged.
 
     Sources: Wisdom and Holman, Astron. J. 102, 1528 (1991), with the splitting of Rein and Tamayo, MNRAS 452,
-    376 (2015), eq. 12; Danby, Fundamentals of Celestial Mechanics (1988), 6.8, for f and g.
+    376 (2015); Danby, Fundamentals of Celestial Mechanics (1988), 6.8, for f and g.
     """
 
     gravity: Gravity

@@ -59,9 +59,10 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
         every = [squares(parameters, batch) for batch in held_out]
         return jax.tree.map(lambda *x: jnp.sqrt(jnp.mean(jnp.stack(x), 0)), *every)
 
-    total = config.schedule.force_steps + config.schedule.steps
-    for phase, (steps, objective) in enumerate(loss.phases()):
-        offset = config.schedule.force_steps * phase
+    phases = list(loss.phases())
+    total = sum(steps for steps, _ in phases)
+    for phase, (steps, objective) in enumerate(phases):
+        offset = sum(steps for steps, _ in phases[:phase])
         if state.step >= offset + steps:
             continue
         update = _make_update(objective, static, state.optimizers[phase][0])
