@@ -17,6 +17,7 @@ from symstride.actions.forecast import ParticleDirect
 from symstride.actions.generator import LearnedAction
 from symstride.actions.kicks import LearnedKicks
 from symstride.actions.particle import ParticleNetwork
+from symstride.actions.processor import LearnedProcessor
 from symstride.data.config import Config
 from symstride.data.files import replacing
 from symstride.errors import ModelError
@@ -26,6 +27,7 @@ from symstride.maps.dressed import Dressed, Fixed
 from symstride.maps.flight import FreeFlight
 from symstride.maps.generating import Generated, Poincare
 from symstride.maps.palindrome import Palindrome
+from symstride.maps.processed import Processed
 from symstride.solve import Anderson
 from symstride.units import KB
 
@@ -66,6 +68,11 @@ class MapConfig(Config):
         default=None,
         description="of s3, direct and corrected: an explicit model, over half the stride before and after; "
         "none: free flight",
+    )
+    processor: NetworkConfig | None = Field(
+        default=None,
+        description="of an explicit map, for long strides: the network of a change of coordinates, needed at "
+        "the start and the outputs of a run alone; {} has the default sizes",
     )
     orders: PositiveInt = Field(default=2, description="powers of h² in the learned corrections")
     precision: Literal["float32", "float64"] = "float32"
@@ -136,6 +143,10 @@ def build_map(
     dtype = jnp.dtype(config.precision)
     if config.kind in ("explicit", "verlet"):
         built: Map = _palindrome(config, scales, sizes, key)
+        if config.processor is not None:
+            built = Processed(
+                built, _processor(config.processor, config.tolerance, scales, len(elements), key)
+            )
     else:
         built = Dressed(
             FreeFlight() if dressing is None else Fixed(dressing.map), _between(config, scales, sizes, key)
@@ -151,6 +162,16 @@ def _palindrome(config: MapConfig, scales: Scales, sizes: dict[str, Any], key: j
     keys = jax.random.split(key, 1 if shared else distinct)
     networks = tuple(ParticleNetwork(outputs, **sizes, key=k) for k in keys)
     return Palindrome(LearnedKicks(networks, scales.energy, scales.stride_unit, orders, distinct), drifts)
+
+
+def _processor(
+    config: NetworkConfig, tolerance: float, scales: Scales, species: int, key: jax.Array
+) -> Poincare:
+    outputs, kT = LearnedProcessor.outputs(config.channels), KB * scales.temperature
+    key = jax.random.fold_in(key, 2)
+    network = ParticleNetwork(outputs, **config.model_dump(), species=species, moving=True, key=key)
+    action = LearnedProcessor.of(network, kT, scales.length, scales.stride_unit)
+    return Poincare(action, Anderson(tolerance=tolerance), kT)  # pyright: ignore[reportCallIssue]
 
 
 def _between(config: MapConfig, scales: Scales, sizes: dict[str, Any], key: jax.Array) -> Map:

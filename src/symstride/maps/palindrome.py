@@ -64,3 +64,24 @@ class Palindrome(Map):
             force = self.kicks.force(min(n, self.drifts - n), q, h, particles)
             p = p + weight * h[:, None] * force
         return Phase(q, p), force, Status.explicit(self.drifts, excursion, particles.replicas)
+
+    def mismatch(self, start: Phase, end: Phase, h: float | Array, particles: Particles) -> Phase:
+        """How far half a stride from `start` and half of one back from `end` fail to meet at the middle kick.
+
+        Zero where the stride from `start` ends in `end`. For an even number of drifts. No path is followed
+        beyond its middle: where kicks are bad yet, it stays near the true one, also for long strides.
+        """
+        h = jnp.broadcast_to(h, particles.masses.shape)[:, None]
+        flight, half = h / self.drifts / particles.masses[:, None], self.drifts // 2
+        *before, last = self.weights[: half + 1]
+
+        def reach(z: Phase, sign: int) -> Phase:
+            q, p = z.q, z.p
+            for k, weight in enumerate(before):
+                p = p + sign * weight * h * self.kicks.force(k, q, h[:, 0], particles)
+                q = q + sign * flight * p
+            return Phase(q, p)
+
+        a, b = reach(start, 1), reach(end, -1)
+        force = self.kicks.force(half, (a.q + b.q) / 2, h[:, 0], particles)
+        return Phase(a.q - b.q, a.p - b.p + last * h * force)

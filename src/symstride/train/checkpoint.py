@@ -36,6 +36,7 @@ class State:
         transformations = (
             make_optimizer(schedule.force_rate, schedule.force_steps),
             make_optimizer(schedule.rate, schedule.steps),
+            make_optimizer(schedule.processor_rate, schedule.processor_steps),
         )
         optimizers = tuple((t, t.init(parameters)) for t in transformations)
         return State(0, parameters, optimizers, jax.tree.map(jnp.copy, parameters), [], 0.0)

@@ -15,6 +15,10 @@ class Schedule(Config):
     force_rate: PositiveFloat = 0.01
     steps: PositiveInt = Field(default=2000, description="steps on strides")
     rate: PositiveFloat = 0.004
+    processor_steps: PositiveInt = Field(
+        default=800, description="on processed strides, if there is a processor"
+    )
+    processor_rate: PositiveFloat = 0.002
     frames: PositiveInt = Field(default=8, description="pairs of frames a step")
     force_weight: float = Field(
         default=0.3, ge=0, description="of the force error's logarithm beside the strides'"

@@ -21,6 +21,8 @@ def load_dressing(config: MapConfig, elements: tuple[int, ...]) -> Model | None:
     where = f"map.dressing: {config.dressing}"
     if model.config.kind != "explicit":
         raise ConfigError(f"{where} is a {model.config.kind} model; an explicit one is needed")
+    if model.config.processor is not None:
+        raise ConfigError(f"{where} has a processor; one without is needed")
     if model.elements != elements:
         raise ConfigError(f"{where} was trained for other elements than those of the data")
     if model.config.network.cutoff > config.network.cutoff:

@@ -24,12 +24,15 @@ from symstride.maps.dressed import Dressed
 from symstride.maps.flight import FreeFlight
 from symstride.maps.generating import Generated
 from symstride.maps.palindrome import Palindrome
+from symstride.maps.processed import Processed
 from symstride.train.config import TrainConfig
 from symstride.train.losses import (
     Squares,
     force_error,
     generator_errors,
+    mismatches,
     prediction_errors,
+    processed_errors,
     stride_errors,
 )
 
@@ -84,17 +87,30 @@ class Objective:
         forces = kind != "direct" and self.config.map.dressing is None
         yield schedule.force_steps if forces else 0, self.forces
         yield schedule.steps, self.forces if kind == "verlet" else self.strides
+        yield schedule.processor_steps if self.config.map.processor else 0, self.processed
 
     def forces(self, built: Map, batch: Batch) -> Array:
         return jnp.log(self._force_error(built, batch))
 
     def strides(self, built: Map, batch: Batch) -> Array:
-        parts, losses = Parts.of(built), []
+        parts, losses, kernel = Parts.of(built), [], _kernel(built)
         for errors, sizes in self._changes(built, parts, batch):
             losses.append(errors[0] / sizes[0] + errors[1] / sizes[1])
-        if not isinstance(built, Dressed):
-            dp, dq = stride_errors(built, batch, self.kT, self.groups)
-            losses.append(dp + self.config.schedule.position_weight * dq)
+        if kernel is not None:
+            errors = stride_errors if kernel.drifts % 2 else mismatches
+            losses.append(self._weighed(errors(kernel, batch, self.kT, self.groups)))
+        return self._logarithms(losses, built, batch)
+
+    def processed(self, built: Map, batch: Batch) -> Array:
+        assert isinstance(built, Processed)
+        errors = processed_errors(built, batch, self.kT, self.groups)
+        return self._logarithms([self._weighed(errors)], built, batch)
+
+    def _weighed(self, errors: Squares) -> Array:
+        return errors[0] + self.config.schedule.position_weight * errors[1]
+
+    def _logarithms(self, losses: list[Array], built: Map, batch: Batch) -> Array:
+        """The mean over strides present of each loss [strides], and the forces'."""
         present = (jnp.arange(self.groups)[:, None] == batch.group).any(1)
         logs = [jnp.sum(jnp.where(present, jnp.log(x + 1e-12), 0)) / self.groups for x in losses]
         force = _force(built, batch)
@@ -136,11 +152,18 @@ class Objective:
         return jnp.asarray(jnp.nan) if force is None else force_error(force, batch, self.force_size)
 
 
+def _kernel(built: Map) -> Palindrome | None:
+    """The kicks and drifts of an explicit map."""
+    kernel = built.kernel if isinstance(built, Processed) else built
+    return kernel if isinstance(kernel, Palindrome) else None
+
+
 def _force(built: Map, batch: Batch) -> Array | None:
     """Forces [M, 3] of the limit of short strides, for maps that have one of their own."""
     q, particles = batch.start.q, batch.particles
-    if isinstance(built, Palindrome) and isinstance(built.kicks, LearnedKicks):
-        return built.kicks.force(0, q, 0.0, particles)
+    kernel = _kernel(built)
+    if kernel is not None and isinstance(kernel.kicks, LearnedKicks):
+        return kernel.kicks.force(0, q, 0.0, particles)
     implicit = Parts.of(built).implicit
     if implicit is None or not isinstance(implicit.action, LearnedAction):
         return None
@@ -150,6 +173,11 @@ def _force(built: Map, batch: Batch) -> Array | None:
 
 def calibrated(built: Any, batch: Batch) -> Any:
     """With the features of all its networks standardised over the batch."""
+    if isinstance(built, Processed):
+        at = batch.start.q, batch.start.p, batch.h, batch.particles
+        action = built.processor.action.calibrated(*at)  # pyright: ignore[reportAttributeAccessIssue]
+        parts = calibrated(built.kernel, batch), action
+        return eqx.tree_at(lambda m: (m.kernel, m.processor.action), built, parts)
     if not isinstance(built, Dressed):
         kicks = built.kicks.calibrated(batch.start.q, batch.start.p, batch.h, batch.particles)
         return eqx.tree_at(lambda m: m.kicks, built, kicks)
