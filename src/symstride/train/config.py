@@ -18,7 +18,7 @@ class Schedule(Config):
     processor_steps: PositiveInt = Field(
         default=800, description="on processed strides, if there is a processor"
     )
-    processor_rate: PositiveFloat = 0.002
+    processor_rate: PositiveFloat = 0.001
     frames: PositiveInt = Field(default=8, description="pairs of frames a step")
     force_weight: float = Field(
         default=0.3, ge=0, description="of the force error's logarithm beside the strides'"
