@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from symstride.data.pairs import species_of
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConvergenceError, DataError, ModelError, SimulationError
 from symstride.measure.report import write_report
@@ -28,7 +27,7 @@ from symstride.model import IMPLICIT, Model, load_model
 from symstride.phase import Phase
 from symstride.simulate.nve import Simulation
 from symstride.simulate.output import Output
-from symstride.units import FS
+from symstride.simulate.plan import simulation_of
 
 COST = ("gradients_per_stride", "gradients_per_ps", "divided_strides", "wall_s_per_ps")
 TOLERANCE = 1e-12  # of an implicit map's solve
@@ -104,17 +103,7 @@ class _Exact:
     @staticmethod
     def of(model: Model, system: Trajectory, stride_fs: float) -> "_Exact":
         exact = model.cast("float64").solved_to(TOLERANCE)
-        simulation = Simulation(
-            exact.map,
-            stride_fs * FS,
-            species_of(system.numbers, model.elements),
-            system.masses,
-            system.cell,
-            system.pbc,
-            model.config.network.cutoff,
-            skin=2.0,
-            replicas=1,
-        )
+        simulation = simulation_of(exact, system, stride_fs, skin=2.0)
         found = simulation.particles(system.positions[-1]).neighbors
         return _Exact(simulation, found.index.shape[1] * 5 // 4)
 
