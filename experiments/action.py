@@ -9,21 +9,19 @@ beside, which is the sharper test.
 
 import json
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
+from common import keep
 from matplotlib.figure import Figure
 from systems import System, implicit, stiff_chain, three_bodies
 
 from symstride.maps.dressed import Dressed
 from symstride.maps.generating import Poincare
-from symstride.measure.machine import document
 from symstride.train.small import Pairs, generator_loss, values
 
 jax.config.update("jax_enable_x64", True)
 
-RESULTS = Path(__file__).parent / "results"
 PATHS = {"three bodies": 48, "stiff FPUT chain": 16}
 STEPS = 8000
 
@@ -67,9 +65,7 @@ def main() -> None:
             (axes[1], measured - known, whole - known, row["less_prior"], "S³ − hV(q̄), the learned part"),
         ):
             draw(ax, x, y, f"{system.name}: {what}", figures)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "action.json").write_text(json.dumps(document(rows, threads=1), indent=1) + "\n")
-    figure.savefig(RESULTS / "action.png", dpi=120)
+    keep("action", rows, figure)
 
 
 def draw(ax, measured: np.ndarray, predicted: np.ndarray, title: str, figures: dict) -> None:

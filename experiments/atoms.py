@@ -24,6 +24,7 @@ from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.io import write
 from ase.md.verlet import VelocityVerlet
+from common import COLORS, CORRECTIONS, RESULTS, keep
 from matplotlib.figure import Figure
 
 from symstride.data import h5md
@@ -37,7 +38,6 @@ from symstride.maps.dressed import Dressed
 from symstride.measure.caustic import limit, reach
 from symstride.measure.drift import energy_drift
 from symstride.measure.equipartition import equipartition
-from symstride.measure.machine import document
 from symstride.model import Model, implicit_part, load_model, save_model
 from symstride.neighbors import neighbor_list
 from symstride.phase import Particles, Phase
@@ -51,22 +51,10 @@ from symstride.units import FS, KB
 
 jax.config.update("jax_enable_x64", True)
 
-RESULTS = Path(__file__).parent / "results"
 TIMESTEP = 2.0  # fs, of the reference
 TEMPERATURES = (300, 300, 450, 300, 300, 450, 300, 300, 300, 300)  # K; hot frames widen what is known
 STARTS, TOLERANCE = 4, 1e-5
 LOST = 3 * KB * 150 * 1000  # meV an atom: by then as hot as the hottest frames learned from
-CORRECTIONS = (1, 2, 4, 8)
-COLORS = {
-    "reference": "0.5",
-    "direct": "C3",
-    "corrected-1": "#e8a33d",
-    "corrected-2": "#c9b44a",
-    "corrected-4": "#7fb069",
-    "corrected-8": "#3a9188",
-    "s3": "C0",
-    "explicit": "C4",
-}
 
 
 @dataclass(frozen=True)
@@ -381,9 +369,7 @@ def main() -> None:
         found += of_one
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(COLORS))
-    results.mkdir(parents=True, exist_ok=True)
-    (results / "atoms.json").write_text(json.dumps(document(found, threads=1), indent=1) + "\n")
-    figure.savefig(results / "atoms.png", dpi=120)
+    keep("atoms", found, figure, results)
     print(results / "atoms.png")
 
 

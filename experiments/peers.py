@@ -18,12 +18,12 @@ import math
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import keep
 from jax import Array
 from matplotlib.figure import Figure
 from systems import flat, run, three_bodies
@@ -39,7 +39,6 @@ from symstride.maps.composition import Composition
 from symstride.maps.generating import Poincare
 from symstride.maps.midpoint import midpoint
 from symstride.maps.palindrome import Palindrome
-from symstride.measure.machine import document
 from symstride.phase import Particles, Phase, Status, bodies
 from symstride.solve import Anderson
 from symstride.train.small import Pairs, cut, fit, generator_loss, map_loss
@@ -53,7 +52,6 @@ except ImportError as error:
 jax.config.update("jax_enable_x64", True)
 torch.set_num_threads(1)
 
-RESULTS = Path(__file__).parent / "results"
 PATHS, STRIDES, HELD_OUT, LONG, SHORT = 60, 60, 8, 10_000, 100
 SIZES = {"hidden": 28, "width": 8}  # of ours: about 3000 parameters; theirs have at least as many
 LAYERS = 12  # of theirs
@@ -319,12 +317,10 @@ def size(map: Map) -> int:
 
 def main() -> None:
     rows = [row for problem in problems() for row in study(problem)]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "peers.json").write_text(json.dumps(document(rows, threads=1), indent=1) + "\n")
-    draw(rows)
+    keep("peers", rows, draw(rows))
 
 
-def draw(rows: list[dict]) -> None:
+def draw(rows: list[dict]) -> Figure:
     figure = Figure(figsize=(12, 4), layout="constrained")
     methods = list(dict.fromkeys(row["method"] for row in rows))
     systems = list(dict.fromkeys(row["system"] for row in rows))
@@ -342,7 +338,7 @@ def draw(rows: list[dict]) -> None:
         ax.set(title=title)
         ax.set_xticks(range(len(systems)), systems, fontsize=8)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(methods))
-    figure.savefig(RESULTS / "peers.png", dpi=120)
+    return figure
 
 
 if __name__ == "__main__":

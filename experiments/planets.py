@@ -16,12 +16,12 @@ import json
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import keep
 from jax import Array
 from matplotlib.figure import Figure
 from systems import flat, run
@@ -36,14 +36,12 @@ from symstride.maps.dressed import Dressed
 from symstride.maps.generating import Action, Poincare
 from symstride.maps.kepler import Interaction, KeplerFlow, ellipse, jacobi
 from symstride.maps.splitting import blanes_moan, suzuki
-from symstride.measure.machine import document
 from symstride.phase import Particles, Phase, bodies
 from symstride.solve import Anderson
 from symstride.train.small import Pairs, cut, fit
 
 jax.config.update("jax_enable_x64", True)
 
-RESULTS = Path(__file__).parent / "results"
 PATHS, STRIDES, HELD_OUT = 160, 40, 8  # to learn from; paths held out of them
 BATCH = 64
 STARTS, LONG, EVERY = 4, 10_000, 5
@@ -388,18 +386,16 @@ def main() -> None:
     systems = outer_planets(), triple(10, 0.2, (0.8, 1.7, 2.7)), triple(5, 0.1, (0.8,))
     figure = Figure(figsize=(13, 4.8), layout="constrained")
     axes = figure.subplots(1, len(systems), sharey=True)
-    RESULTS.mkdir(exist_ok=True)
     for system, ax in zip(systems, axes, strict=True):
         more = study(system)
         draw(ax, system, more)
         rows += more
-        (RESULTS / "planets.json").write_text(json.dumps(document(rows, threads=1), indent=1) + "\n")
     axes[0].set_ylabel("rms error of the energy over 10⁴ strides, relative")
     axes[0].legend(loc="upper left", fontsize=8)
     figure.suptitle(
         "learned S³: times the stride of Blanes and Moan's composition of the same error", color="C3"
     )
-    figure.savefig(RESULTS / "planets.png", dpi=120)
+    keep("planets", rows, figure)
 
 
 def draw(ax, system: Ellipses, rows: list[dict]) -> None:
