@@ -1,7 +1,9 @@
 """What several experiments share: the methods compared, with their colours, and where results go."""
 
 import json
+import math
 from pathlib import Path
+from typing import Any
 
 from matplotlib.figure import Figure
 
@@ -22,9 +24,18 @@ COLORS = {
 
 
 def keep(name: str, rows: list[dict], figure: Figure | None = None, folder: Path = RESULTS) -> None:
-    """As NAME.json and NAME.png. Raises ValueError for a number that JSON has not: NaN and infinity."""
+    """As NAME.json and NAME.png."""
     folder.mkdir(parents=True, exist_ok=True)
-    text = json.dumps(document(rows, threads=1), indent=1, ensure_ascii=False, allow_nan=False)
+    text = json.dumps(_finite(document(rows, threads=1)), indent=1, ensure_ascii=False)
     (folder / f"{name}.json").write_text(text + "\n")
     if figure:
         figure.savefig(folder / f"{name}.png", dpi=120)
+
+
+def _finite(x: Any) -> Any:
+    """With null where JSON has no number: what was not solved, or lost altogether."""
+    if isinstance(x, dict):
+        return {key: _finite(value) for key, value in x.items()}
+    if isinstance(x, list | tuple):
+        return [_finite(value) for value in x]
+    return None if isinstance(x, float) and not math.isfinite(x) else x
