@@ -12,9 +12,9 @@ import time
 
 import jax
 import numpy as np
-from common import keep
+from common import comparison, keep
 from matplotlib.figure import Figure
-from systems import System, implicit, stiff_chain, three_bodies
+from problems import System, implicit, stiff_chain, three_bodies
 
 from symstride.maps.dressed import Dressed
 from symstride.maps.generating import Poincare
@@ -34,16 +34,6 @@ def learned(system: System) -> tuple[Dressed, Pairs, dict]:
     error = jax.jit(lambda p: generator_loss(map, p, system.particles, system.kT))(held_out)
     trained = {"pairs": len(pairs.h), "training_s": time.process_time() - began}
     return map, held_out, trained | {"generator_error": float(error) ** 0.5}
-
-
-def comparison(measured: np.ndarray, predicted: np.ndarray) -> dict:
-    """Correlation, slope, and the rms of what a constant does not account for over that of the measured."""
-    difference = predicted - measured
-    return {
-        "correlation": float(np.corrcoef(measured, predicted)[0, 1]),
-        "slope": float(np.polyfit(measured, predicted, 1)[0]),
-        "rms_error": float(difference.std() / measured.std()),
-    }
 
 
 def main() -> None:

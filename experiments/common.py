@@ -1,10 +1,12 @@
-"""What several experiments share: the methods compared, with their colours, and where results go."""
+"""What several experiments share: the methods compared, with their colours, comparisons of actions, and where
+results go."""
 
 import json
 import math
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 from matplotlib.figure import Figure
 
 from symstride.measure.machine import document
@@ -30,6 +32,16 @@ def keep(name: str, rows: list[dict], figure: Figure | None = None, folder: Path
     (folder / f"{name}.json").write_text(text + "\n")
     if figure:
         figure.savefig(folder / f"{name}.png", dpi=120)
+
+
+def comparison(measured: np.ndarray, predicted: np.ndarray) -> dict:
+    """Correlation, slope, and the rms of what a constant does not account for over that of the measured."""
+    difference = predicted - measured
+    return {
+        "correlation": float(np.corrcoef(measured, predicted)[0, 1]),
+        "slope": float(np.polyfit(measured, predicted, 1)[0]),
+        "rms_error": float(difference.std() / measured.std()),
+    }
 
 
 def _finite(x: Any) -> Any:

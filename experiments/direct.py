@@ -18,7 +18,7 @@ import jax.numpy as jnp
 import numpy as np
 from common import COLORS, CORRECTIONS, keep
 from matplotlib.figure import Figure
-from systems import System, direct, explicit, flat, implicit, run, stiff_chain, three_bodies
+from problems import System, direct, explicit, flat, implicit, run, stiff_chain, three_bodies
 
 from symstride.hamiltonians.reference import reference
 from symstride.hamiltonians.stiff_fput import StiffFPUT

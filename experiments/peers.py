@@ -26,8 +26,8 @@ import torch
 from common import keep
 from jax import Array
 from matplotlib.figure import Figure
+from problems import Problem, fitted, flat, midpoints, run, three_bodies
 from strupnet import SympNet
-from systems import Problem, fitted, flat, midpoints, run, three_bodies
 
 from symstride.actions.small import Cartesian, SmallAction, SmallKicks
 from symstride.hamiltonians.base import Custom, Hamiltonian, Separable

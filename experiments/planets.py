@@ -25,7 +25,7 @@ from common import keep
 from ellipses import Ellipses, outer_planets, triple
 from jax import Array
 from matplotlib.figure import Figure
-from systems import flat, run
+from problems import flat, run
 
 from symstride.actions.prior import dressed_prior
 from symstride.actions.small import Graded, Isolated, apart, strides
