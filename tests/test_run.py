@@ -280,7 +280,7 @@ def test_strides_near_the_caustic_are_warned_about_and_past_it_refused(
 
 
 def test_unsolved_strides_end_a_run_or_are_divided_and_counted(models, lattice, tmp_path):
-    hard = make_model(tmp_path / "hard.safetensors", "s3", energy=3e-2)
+    hard = make_model(tmp_path / "hard.safetensors", "s3", energy=2.4)  # past Picard's limit and Anderson's
     given = settings(length_ps=0.032, chunk=1, replicas=2)
     with pytest.raises(ConvergenceError, match="stride 1 of 16 fs was not solved to the tolerance"):
         run(hard, lattice, tmp_path / "raise", given)
@@ -304,7 +304,7 @@ def test_unsolved_strides_end_a_run_or_are_divided_and_counted(models, lattice, 
     records = [json.loads((folder / "run.json").read_text()) for folder in (out, whole)]
     for record in records:
         assert record["status"] == "finished"
-        assert 0 < record["divided_strides"] == records[0]["divided_strides"] <= 4
+        assert record["divided_strides"] == 4
         assert "of 4 strides were not solved and divided" in record["warnings"][-1]
     info = [h5md.read(out / f"00{k}.h5").info for k in range(2)]
     assert sum(i["divided_strides"] for i in info) == records[0]["divided_strides"]
