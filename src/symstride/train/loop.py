@@ -1,5 +1,6 @@
 """Training: from reference trajectories to a model, with checkpoints and exact resume."""
 
+import math
 import time
 import warnings
 from collections.abc import Callable, Iterator
@@ -14,8 +15,9 @@ import numpy as np
 from symstride import __version__
 from symstride.data.pairs import Batch, Pairs, on_device
 from symstride.data.trajectory import Trajectory
-from symstride.errors import DataError, SymstrideError
-from symstride.measure.caustic import reach
+from symstride.errors import DataError, SymstrideError, SymstrideWarning
+from symstride.measure.advice import Advice
+from symstride.measure.caustic import Limit, Reach, in_stride, limit
 from symstride.model import Model, build_map, save_model
 from symstride.train.checkpoint import Checkpoint, State
 from symstride.train.config import TrainConfig
@@ -121,18 +123,24 @@ def _validation_batches(trajectories: list[Trajectory], pairs: Pairs, config: Tr
 
 
 def _fastest(split: Split, config: TrainConfig) -> float | None:
-    """Wavenumber of the fastest mode in the data, cm⁻¹, if their frames can tell. Warns near a caustic."""
-    if config.map.kind in ("direct", "verlet") or config.map.dressing is not None:
+    """Wavenumber of the fastest mode in the data, cm⁻¹, if their frames can tell and it limits the map. Warns
+    of a stride near a caustic, or on a resonance."""
+    if config.map.kind in ("direct", "verlet"):
         return None
-    kind = "explicit" if config.map.kind == "explicit" else "dressed s3"
+    kind = limit("explicit", config.map.drifts) if config.map.kind == "explicit" else limit("dressed s3")
+    if config.map.dressing is not None:  # what is left to learn has another caustic
+        kind = Limit(math.inf)
     try:
-        found = reach(split.training, max(config.map.strides_fs), kind, config.map.drifts)
+        advice = Advice.of(split.training)
     except DataError as unclear:
-        warnings.warn(str(unclear), stacklevel=3)
+        warnings.warn(str(unclear), SymstrideWarning, stacklevel=3)
         return None
-    if found.near:
-        warnings.warn(str(found), stacklevel=3)
-    return found.wavenumber
+    found = Reach(advice.fastest, max(config.map.strides_fs) / in_stride(1.0, advice.fastest), kind)
+    warned = [found] if found.near else []
+    warned += [advice.resonance(stride, advice.usable_fs(kind)) for stride in config.map.strides_fs]
+    for warning in filter(None, warned):
+        warnings.warn(str(warning), SymstrideWarning, stacklevel=3)
+    return advice.fastest if math.isfinite(kind.caustic) else None
 
 
 def _provenance(config: TrainConfig, split: Split, state: State) -> dict:
