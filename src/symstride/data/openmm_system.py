@@ -63,11 +63,7 @@ class OpenMM(Calculator):
                 " and topology: FILE.pdb, with settings of createSystem such as nonbondedMethod: PME"
             )
         _check_hamiltonian(self.system, self.source)
-        # The velocities of OpenMM's own Verlet are those of half a step before.
-        self.verlet = openmm.CustomIntegrator(0.001)
-        self.verlet.addComputePerDof("v", "v + 0.5*dt*f/m")
-        self.verlet.addComputePerDof("x", "x + dt*v")
-        self.verlet.addComputePerDof("v", "v + 0.5*dt*f/m")
+        self.verlet = openmm.VerletIntegrator(0.001)
         self.context = openmm.Context(
             self.system,
             self.verlet,
@@ -117,11 +113,13 @@ class OpenMM(Calculator):
 
 
 class OpenMMDynamics:
-    """Dynamics by OpenMM: velocity Verlet, with all quantities of a frame of one time; and the same with
-    momenta refreshed every 5 fs, as much as Langevin's friction and noise do in that time.
+    """Dynamics by OpenMM's Verlet, alone or with momenta refreshed every 5 fs, as much as Langevin's friction
+    and noise do in that time.
 
-    The noise is numpy's: OpenMM's would not repeat itself after a restart on all platforms. Source: Bussi and
-    Parrinello, Phys. Rev. E 75, 056707 (2007).
+    OpenMM's velocities are those of half a step before; half a kick at either end makes it velocity Verlet,
+    with all quantities of one time. (A CustomIntegrator would do that by itself, and computes the forces
+    once more after each energy.) The noise is numpy's: OpenMM's does not repeat itself after a restart on
+    every platform. Source: Bussi and Parrinello, Phys. Rev. E 75, 056707 (2007).
     """
 
     stretch = 100
@@ -134,17 +132,19 @@ class OpenMMDynamics:
         self.calculator, self.atoms, self.timestep = calculator, atoms, timestep_fs * FS
 
     def langevin(self, temperature: float, rng: np.random.Generator) -> Move:
-        verlet, context = self.verlet(), self.calculator.context
-        noise = np.sqrt(KB * temperature / self.atoms.get_masses())[:, None] / _SPEED
+        verlet, atoms = self.verlet(), self.atoms
+        noise = np.sqrt(KB * temperature * atoms.get_masses())[:, None]
         piece = max(1, round(REFRESH / self.timestep))
 
         def move(steps: int) -> None:
             for done in range(0, steps, piece):
                 now = min(piece, steps - done)
                 verlet(now)
+                _, forces = self.read()
                 keep = np.exp(-FRICTION * now * self.timestep)
-                v = _plain(context.getState(getVelocities=True).getVelocities(asNumpy=True))
-                context.setVelocities(keep * v + np.sqrt(1 - keep**2) * noise * rng.standard_normal(v.shape))
+                fresh = np.sqrt(1 - keep**2) * noise * rng.standard_normal(forces.shape)
+                atoms.set_momenta(keep * atoms.get_momenta() + fresh)
+                self._start(forces)
 
         return move
 
@@ -152,7 +152,7 @@ class OpenMMDynamics:
         context = self.calculator.context
         context.reinitialize()  # forgets neighbours, takes up masses
         self.calculator.place(self.atoms)
-        context.setVelocities(self.atoms.get_velocities() / _SPEED)
+        self._start(forces_of(context.getState(getForces=True)))
         return self.calculator.verlet.step
 
     def read(self) -> tuple[float, np.ndarray]:
@@ -160,9 +160,16 @@ class OpenMMDynamics:
         state = self.calculator.context.getState(
             getPositions=True, getVelocities=True, getEnergy=True, getForces=True
         )
+        forces = forces_of(state)
         atoms.positions = 10 * _plain(state.getPositions(asNumpy=True))
         atoms.set_velocities(_SPEED * _plain(state.getVelocities(asNumpy=True)))
-        return energy_of(state), forces_of(state)
+        atoms.set_momenta(atoms.get_momenta() + 0.5 * self.timestep * forces)
+        return energy_of(state), forces
+
+    def _start(self, forces: np.ndarray) -> None:
+        """Gives OpenMM the momenta of half a step before."""
+        momenta = self.atoms.get_momenta() - 0.5 * self.timestep * forces
+        self.calculator.context.setVelocities(momenta / self.atoms.get_masses()[:, None] / _SPEED)
 
 
 def energy_of(state: openmm.State) -> float:
