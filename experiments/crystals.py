@@ -39,15 +39,15 @@ class Extent:
     """How much of everything; ps but for numbers."""
 
     thermalize: float = 0.4
-    learned: float = 1.5  # of each trajectory
-    unseen: float = 5.0
-    corrected_steps: int = 1500
-    explicit_steps: int = 1000
+    learned: float = 1.2  # of each trajectory
+    unseen: float = 4.0
+    corrected_steps: int = 1000
+    explicit_steps: int = 700
     strides: int = 2500
     pairs: int = 128
 
 
-QUICK = Extent(0.1, 0.4, 0.6, 200, 60, 60, 16)
+QUICK = Extent(0.1, 0.4, 0.6, 60, 40, 40, 16)
 
 
 def crystals() -> tuple[Crystal, Crystal]:
