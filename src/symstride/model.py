@@ -1,6 +1,7 @@
 """A trained map with all that is needed to use it, in one safetensors file. Loading one runs no code."""
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -20,7 +21,9 @@ from symstride.actions.particle import ParticleNetwork
 from symstride.data.config import Config
 from symstride.data.files import replacing
 from symstride.errors import ModelError
+from symstride.hamiltonians.forcefield import ForceField
 from symstride.maps.base import Map
+from symstride.maps.bonded import BondedFlight
 from symstride.maps.direct import Corrected
 from symstride.maps.dressed import Dressed, Fixed
 from symstride.maps.flight import FreeFlight
@@ -59,18 +62,40 @@ class MapConfig(Config):
     shared: bool = Field(
         default=True, description="one network for all kicks of an explicit map, or one for each"
     )
+    drift: Literal["free", "bonded"] = Field(
+        default="free",
+        description="of explicit and verlet maps: free flight, or that of bonds and angles found in the data "
+        "and fitted to their forces",
+    )
+    inner_fs: float = Field(default=0.25, gt=0, le=1, description="longest inner step of bonded flights, fs")
     corrections: PositiveInt | None = Field(
         default=None, description="of a corrected map: iterations of s3; none: until it is solved"
     )
-    dressing: Path | None = Field(
+    dressing: Literal["bonded"] | Path | None = Field(
         default=None,
-        description="of s3, direct and corrected: an explicit model, over half the stride before and after; "
-        "none: free flight",
+        description="of s3, direct and corrected: an explicit model, over half the stride before and after, "
+        "or bonded: the flight of bonds and angles; none: free flight",
     )
     orders: PositiveInt = Field(default=2, description="powers of h² in the learned corrections")
     precision: Literal["float32", "float64"] = "float32"
     tolerance: PositiveFloat = Field(1e-5, description="of an implicit map's solve, thermal units")
     network: NetworkConfig = NetworkConfig()
+
+    @model_validator(mode="after")
+    def _drifts_or_dressing(self) -> "MapConfig":
+        if self.drift == "bonded" and self.kind not in ("explicit", "verlet"):
+            raise ValueError(f"a map of kind {self.kind} has no drifts: give `dressing: bonded`")
+        return self
+
+    @property
+    def bonded(self) -> bool:
+        """Whether bonds and angles are to be found in the data."""
+        return "bonded" in (self.drift, self.dressing)
+
+    def without_bonds(self) -> "MapConfig":
+        """With free flight in place of flights of bonds and angles."""
+        dressing = None if self.dressing == "bonded" else self.dressing
+        return self.model_copy(update={"drift": "free", "dressing": dressing})
 
 
 class Scales(Config):
@@ -91,7 +116,8 @@ class Model:
     scales: Scales
     elements: tuple[int, ...]  # atomic numbers, ascending
     provenance: dict
-    dressing: "Model | None" = None  # the explicit model before and after, if it is not free flight
+    dressing: "Model | None" = None  # the explicit model before and after, if there is one
+    bonded: ForceField | None = None  # of the bonds and angles that some part of the map knows
 
     def with_map(self, built: Any) -> "Model":
         """The same model with other weights."""
@@ -137,10 +163,17 @@ def build_map(
     if config.kind in ("explicit", "verlet"):
         built: Map = _palindrome(config, scales, sizes, key)
     else:
-        built = Dressed(
-            FreeFlight() if dressing is None else Fixed(dressing.map), _between(config, scales, sizes, key)
-        )
+        around = flight(config) if dressing is None else Fixed(dressing.map)
+        built = Dressed(around, _between(config, scales, sizes, key))
     return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, built)
+
+
+def flight(config: MapConfig) -> Map:
+    """What is known of the motion: of an explicit map's drifts, or of a dressing without a model."""
+    if not config.bonded:
+        return FreeFlight()
+    parts = {"explicit": config.drifts, "verlet": 1}.get(config.kind, 2)
+    return BondedFlight(math.ceil(max(config.strides_fs) / parts / config.inner_fs - 1e-9))
 
 
 def _palindrome(config: MapConfig, scales: Scales, sizes: dict[str, Any], key: jax.Array) -> Map:
@@ -150,7 +183,8 @@ def _palindrome(config: MapConfig, scales: Scales, sizes: dict[str, Any], key: j
     outputs = LearnedKicks.outputs(orders, distinct, shared)
     keys = jax.random.split(key, 1 if shared else distinct)
     networks = tuple(ParticleNetwork(outputs, **sizes, key=k) for k in keys)
-    return Palindrome(LearnedKicks(networks, scales.energy, scales.stride_unit, orders, distinct), drifts)
+    kicks = LearnedKicks(networks, scales.energy, scales.stride_unit, orders, distinct)
+    return Palindrome(kicks, drifts, flow=flight(config))
 
 
 def _between(config: MapConfig, scales: Scales, sizes: dict[str, Any], key: jax.Array) -> Map:
@@ -182,7 +216,7 @@ def _header(model: Model) -> dict:
         "elements": list(model.elements),
         "provenance": model.provenance,
         "dressing": None if model.dressing is None else _header(model.dressing),
-    }
+    } | ({} if model.bonded is None else {"bonded": model.bonded.model_dump()})
 
 
 def load_model(path: Path) -> Model:
@@ -238,8 +272,11 @@ def _skeleton(header: dict, path: Path) -> Model:
         raise ModelError(f"{path}: its elements {elements} are not ascending atomic numbers")
     within = header.get("dressing")
     dressing = _skeleton(within, path) if within else None
+    bonded = ForceField.model_validate(header["bonded"]) if "bonded" in header else None
+    if bonded is None and (config.bonded or (dressing and dressing.bonded)):
+        raise ModelError(f"{path}: its configuration asks for bonds and angles, and it has none")
     built = eqx.filter_eval_shape(build_map, config, scales, elements, jax.random.key(0), dressing)
-    return Model(built, config, scales, elements, dict(header["provenance"]), dressing)
+    return Model(built, config, scales, elements, dict(header["provenance"]), dressing, bonded)
 
 
 def _named(tree) -> dict:

@@ -10,6 +10,7 @@ import numpy as np
 from jax import Array
 
 from symstride.errors import ConvergenceError, SimulationError, SymstrideError
+from symstride.hamiltonians.bonded import Bonded
 from symstride.maps.base import Map
 from symstride.maps.substepping import Substepping
 from symstride.neighbors import Neighbors, join, neighbor_list
@@ -74,6 +75,7 @@ class Simulation:
     cutoff: float
     skin: float
     replicas: int
+    bonded: Bonded | None = None  # of all replicas
 
     def particles(self, q: np.ndarray | Array, slots: int = 0, skin: float | None = None) -> Particles:
         """The system with neighbour lists at q [replicas·N, 3]; more slots than asked if they are needed."""
@@ -85,7 +87,7 @@ class Simulation:
             slots = -(-(needed + 2) // 4) * 4
             found = join([neighbor_list(part, self.cell, self.pbc, reach, slots) for part in parts])
         species, masses = (np.tile(x, self.replicas) for x in (self.species, self.masses))
-        return jax.tree.map(jnp.asarray, Particles(species, masses, found, self.replicas))
+        return jax.tree.map(jnp.asarray, Particles(species, masses, found, self.replicas, self.bonded))
 
     def advance(self, z: Phase, memory: Any, strides: int) -> tuple[Phase, Any, Tally]:
         """`strides` strides from z; `memory` is what the last call returned, or None.

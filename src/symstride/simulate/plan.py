@@ -8,6 +8,7 @@ from pathlib import Path
 from symstride.data.pairs import species_of
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError
+from symstride.hamiltonians.bonded import join
 from symstride.maps.substepping import Substepping
 from symstride.model import IMPLICIT, Model
 from symstride.simulate.familiar import check_stride, unfamiliar
@@ -82,8 +83,14 @@ class Plan:
 def simulation_of(
     model: Model, system: Start | Trajectory, stride_fs: float, skin: float, replicas: int = 1
 ) -> Simulation:
-    """A model's strides of `replicas` of a system. Raises DataError for elements that the model does not
-    know."""
+    """A model's strides of `replicas` of a system, the first frames of which tell its bonds. Raises DataError
+    for elements, and types of bonds, that the model does not know."""
+    bonded = model.bonded and join(
+        [
+            model.bonded.terms(system.numbers, q, system.cell, system.pbc, "the structure")
+            for q in system.positions[:replicas]
+        ]
+    )
     return Simulation(
         model.map,
         stride_fs * FS,
@@ -94,6 +101,7 @@ def simulation_of(
         model.config.network.cutoff,
         skin,
         replicas,
+        bonded,
     )
 
 

@@ -18,14 +18,16 @@ from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError, SymstrideError, SymstrideWarning
 from symstride.measure.advice import Advice
 from symstride.measure.caustic import Limit, Reach, in_stride, limit
-from symstride.model import Model, build_map, save_model
+from symstride.model import Model, build_map, flight, save_model
 from symstride.train.checkpoint import Checkpoint, State
 from symstride.train.config import TrainConfig
-from symstride.train.dressing import load_dressing, remaining
+from symstride.train.dressing import find_bonds, load_dressing, remaining
 from symstride.train.objective import Errors, Objective, calibrated
+from symstride.train.optimizer import left_out
 from symstride.train.split import Split, measure_scales
 from symstride.units import KB
 
+GIVE_UP = 50  # steps in a row that had to be left out
 Report = Callable[[int, int, dict | None], None]  # step, steps in all, the latest validation
 
 
@@ -37,15 +39,17 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
     split = Split.of(config.data, config.validation)
     scales, force_size = measure_scales(split.training, config.map.strides_fs)
     elements = tuple(sorted({int(n) for t in split.training + split.validation for n in t.numbers}))
-    pairs = Pairs(split.training, config.map.strides_fs, elements, config.map.network.cutoff)
+    dressing = load_dressing(config.map, elements)
+    known, bonded = find_bonds(config.map, split.training, dressing)
+    config = config.model_copy(update={"map": known})
+    pairs = Pairs(split.training, config.map.strides_fs, elements, config.map.network.cutoff, bonded)
     held_out = list(_validation_batches(split.validation, pairs, config))
     loss = Objective(config, KB * scales.temperature, force_size)
 
     fastest = _fastest(split, config)
-    dressing = load_dressing(config.map, elements)
     sample = on_device(pairs.batch(np.random.default_rng([config.schedule.seed, 2**31]), 16))
-    if dressing is not None:
-        scales = remaining(scales, dressing.map, sample)
+    if bonded is not None or dressing is not None:
+        scales = remaining(scales, flight(config.map) if dressing is None else dressing.map, sample)
     fresh = build_map(config.map, scales, elements, jax.random.key(config.schedule.seed), dressing)
     parameters, static = eqx.partition(calibrated(fresh, sample), eqx.is_inexact_array)
     checkpoint = Checkpoint(config, split.digest)
@@ -74,16 +78,28 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
             if (step + 1) % config.schedule.validate_every == 0 or step + 1 == total:
                 errors = validate(state.parameters)
                 entry = loss.entry(errors, step + 1, time.monotonic() - started)
+                entry["left_out"] = _left_out(state)
                 state = replace(state.validated(entry), slots=pairs.slots)
                 checkpoint.save(state)
                 report(step + 1, total, state.history[-1])
     if state.best_score > 1e8:
         raise SymstrideError("training: no validation was finite; lower schedule.rate, or look at the data")
     provenance = _provenance(config, split, state) | {"fastest_cm1": fastest}
-    model = Model(eqx.combine(state.best, static), config.map, scales, elements, provenance, dressing)
+    model = Model(eqx.combine(state.best, static), config.map, scales, elements, provenance, dressing, bonded)
     save_model(model, config.output)
     checkpoint.remove()
     return model
+
+
+def _left_out(state: State) -> int:
+    """Steps whose gradient was not finite. Raises SymstrideError if training does not come out of them."""
+    counts = [left_out(moments) for _, moments in state.optimizers]
+    if max(in_a_row for _, in_a_row in counts) >= GIVE_UP:
+        raise SymstrideError(
+            f"training: the gradients of the last {GIVE_UP} steps before step {state.step} were not finite;"
+            " lower schedule.rate, or train shorter strides"
+        )
+    return sum(total for total, _ in counts)
 
 
 def _make_update(objective, static, optimizer):
@@ -113,7 +129,7 @@ def _stream(pairs: Pairs, config: TrainConfig, steps: range) -> Iterator[tuple[i
 
 
 def _validation_batches(trajectories: list[Trajectory], pairs: Pairs, config: TrainConfig) -> Iterator[Batch]:
-    held_out = Pairs(trajectories, config.map.strides_fs, pairs.elements, pairs.cutoff)
+    held_out = Pairs(trajectories, config.map.strides_fs, pairs.elements, pairs.cutoff, pairs.bonded)
     frames = len(config.map.strides_fs) * max(1, 12 // len(config.map.strides_fs))
     count = -(-config.schedule.validation_frames // frames)
     batches = [held_out.batch(np.random.default_rng([7, n]), frames) for n in range(count)]
@@ -128,7 +144,7 @@ def _fastest(split: Split, config: TrainConfig) -> float | None:
     if config.map.kind in ("direct", "verlet"):
         return None
     kind = limit("explicit", config.map.drifts) if config.map.kind == "explicit" else limit("dressed s3")
-    if config.map.dressing is not None:  # what is left to learn has another caustic
+    if config.map.bonded or config.map.dressing is not None:  # what is left to learn has another caustic
         kind = Limit(math.inf)
     try:
         advice = Advice.of(split.training)

@@ -19,6 +19,7 @@ from symstride.actions.generator import LearnedAction
 from symstride.actions.kicks import LearnedKicks
 from symstride.data.pairs import Batch
 from symstride.maps.base import Map
+from symstride.maps.bonded import BondedFlight
 from symstride.maps.direct import Corrected, Direct
 from symstride.maps.dressed import Dressed
 from symstride.maps.flight import FreeFlight
@@ -81,7 +82,7 @@ class Objective:
 
     def phases(self) -> Iterator[tuple[int, Any]]:
         schedule, kind = self.config.schedule, self.config.map.kind
-        forces = kind != "direct" and self.config.map.dressing is None
+        forces = kind != "direct" and self.config.map.dressing in (None, "bonded")
         yield schedule.force_steps if forces else 0, self.forces
         yield schedule.steps, self.forces if kind == "verlet" else self.strides
 
@@ -137,15 +138,26 @@ class Objective:
 
 
 def _force(built: Map, batch: Batch) -> Array | None:
-    """Forces [M, 3] of the limit of short strides, for maps that have one of their own."""
+    """Forces [M, 3] of the limit of short strides, for maps that have one of their own: what is learned and
+    what flights of bonds and angles carry."""
     q, particles = batch.start.q, batch.particles
     if isinstance(built, Palindrome) and isinstance(built.kicks, LearnedKicks):
-        return built.kicks.force(0, q, 0.0, particles)
+        carried = _carried(built.flow, batch)
+        return None if carried is None else carried + built.kicks.force(0, q, 0.0, particles)
     implicit = Parts.of(built).implicit
     if implicit is None or not isinstance(implicit.action, LearnedAction):
         return None
     assert isinstance(built, Dressed)
-    return implicit.action.force(q, particles) if isinstance(built.dressing, FreeFlight) else None
+    carried = _carried(built.dressing, batch)
+    return None if carried is None else carried + implicit.action.force(q, particles)
+
+
+def _carried(flow: Map, batch: Batch) -> Array | None:
+    """The forces of a known flow; None if it has learned ones."""
+    if isinstance(flow, BondedFlight):
+        assert batch.particles.bonded is not None
+        return batch.particles.bonded.force(batch.start.q)
+    return jnp.zeros(()) if isinstance(flow, FreeFlight) else None
 
 
 def calibrated(built: Any, batch: Batch) -> Any:
