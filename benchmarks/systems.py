@@ -41,7 +41,7 @@ def make(name: str, out: Path, starts: int = 12, ps: float = 50.0) -> None:
     if name in ("ethanol", "paracetamol"):
         atoms = molecule("CH3CH2OH") if name == "ethanol" else read(HERE / "structures" / "paracetamol.xyz")
         write(out / "starts.xyz", atoms)
-        calculator = {"name": "tblite", "arguments": {"method": "GFN2-xTB", "accuracy": 0.1}}
+        calculator = {"name": "tblite"}  # GFN2-xTB
     else:
         topology, positions, forcefield = (
             water(SIDES[name]) if name in SIDES else dipeptide(name != "dipeptide")

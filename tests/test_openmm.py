@@ -184,6 +184,15 @@ def test_bad_arguments(tmp_path, change, says):
         calculator_of(system)
 
 
+def test_changed_topology_is_refused(tmp_path):
+    cfg = config(tmp_path, flexible(tmp_path, 1, periodic=False), length_ps=0.001, thermalize_ps=0)
+    sample(cfg)
+    with (tmp_path / "water.pdb").open("a") as file:
+        file.write("REMARK another\n")
+    with pytest.raises(ConfigError, match=r"calculator\.sha256.*water.pdb"):
+        sample(cfg)
+
+
 def test_a_force_field_of_something_else(tmp_path):
     system = flexible(tmp_path, 1, periodic=False)
     ase_write(tmp_path / "water.xyz", Atoms("HOH", [[0, 0, 0], [1, 0, 0], [1, 1, 0]]))

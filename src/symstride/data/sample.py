@@ -53,10 +53,9 @@ def _claim(config: SampleConfig) -> None:
     ours = config.model_dump(mode="json", by_alias=True, exclude=_FREE_KEYS)
     if config.structure.file:
         ours["structure"]["sha256"] = _digest(config.structure.file)
-    arguments = config.calculator.arguments.values()
-    files = {a: _digest(Path(a)) for a in arguments if isinstance(a, str) and Path(a).is_file()}
-    if files:
-        ours["calculator"]["sha256"] = files
+    if config.calculator.name == "openmm":
+        read = [a for key, a in config.calculator.arguments.items() if key in ("system", "topology")]
+        ours["calculator"]["sha256"] = {str(file): _digest(Path(file)) for file in read}
     if not path.exists():
         with replacing(path) as file:
             file.write(json.dumps(ours, indent=1).encode())
