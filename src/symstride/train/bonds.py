@@ -16,6 +16,7 @@ from symstride.hamiltonians.forcefield import Bend, ForceField, Stretch
 
 RIGID = 1e-4  # Å: a bond whose length varies less is constrained
 STRAIGHT = np.radians(170)  # an angle that opens farther has no quadratic term
+APART = 3.0  # fs between frames, about: fast motion goes on, what surrounds a bond stays
 ROWS = 30000  # force components to fit to, about
 BETTER = 0.99  # a Morse potential must lower the residual by so much
 STEEPEST = 5.0  # 1/Å
@@ -24,6 +25,9 @@ STEEPEST = 5.0  # 1/Å
 def fit_bonds(trajectories: Sequence[Trajectory]) -> ForceField | None:
     """Bonds (quadratic or, where the forces left are smaller by it, Morse) and angles (quadratic) fitted to
     the forces, one set of parameters for each type.
+
+    Stiffness is fitted to the changes of forces in 3 fs, equilibrium to the forces: a bond that is pulled
+    from without is longer, and the forces themselves make it seem softer than it swings.
 
     None, with a SymstrideWarning, if there are no molecules. Types are left out, and a SymstrideWarning says
     why, where a bond breaks in the data or the forces give no positive stiffness. Raises DataError where a
@@ -40,9 +44,10 @@ def fit_bonds(trajectories: Sequence[Trajectory]) -> ForceField | None:
     for t, topology in zip(trajectories, found, strict=True):
         left_out |= _check(t, topology)
     samples, fitted = _Samples.of(trajectories, found), None
+    changes = _Samples.of(trajectories, found, changes=True)
     while fitted is None or len(fitted.left_out) > len(left_out):
         left_out = fitted.left_out if fitted else left_out
-        fitted = _fit(samples, left_out)
+        fitted = _fit(samples, changes, left_out)
     told = [f"{name} is left out: {why}" for name, why in left_out.items()]
     told += [] if fitted.bonds else ["none are left, and drifts are free flights"]
     if told:
@@ -130,33 +135,47 @@ class _Terms:
 
 @dataclass(frozen=True)
 class _Samples:
-    """Forces of some frames in one row, and the terms that act on them."""
+    """Forces of some frames, or their changes to later ones, in one row, and the terms that act on them."""
 
     forces: np.ndarray
     bonds: dict[str, _Terms]
     angles: dict[str, _Terms]
 
     @staticmethod
-    def of(trajectories: Sequence[Trajectory], found: Sequence[Topology]) -> "_Samples":
+    def of(
+        trajectories: Sequence[Trajectory], found: Sequence[Topology], *, changes: bool = False
+    ) -> "_Samples":
         """Of frames spaced evenly."""
         forces, bonds, angles, first = [], defaultdict(_Terms), defaultdict(_Terms), 0
         for t, topology in zip(trajectories, found, strict=True):
             if t.forces is None:
                 raise DataError(f"{t.info.get('path', 'data')}: has no forces; bonds are fitted to forces")
+            last = len(t.times) - 1
+            lag = min(last, max(1, round(APART / t.spacing_fs))) if changes and last else 0
             count = max(4, ROWS // (len(trajectories) * 3 * t.n_atoms))
-            frames = np.unique(np.linspace(0, len(t.times) - 1, count).astype(int))
-            q = t.positions[frames]
-            one, other = topology.bonds
-            apart = q[:, other] + topology.bond_shifts - q[:, one]
-            r = np.linalg.norm(apart, axis=-1)
-            along = apart / r[..., None]
+            frames = np.unique(np.linspace(0, last - lag, count).astype(int))
             start = first + 3 * t.n_atoms * np.arange(len(frames))
-            _add(bonds, topology.bond_types, topology.bonds, r, np.stack([-along, along], 2), start)
-            if topology.angle_types:
-                _add(angles, topology.angle_types, topology.angles, *_angles(topology, q), start)
-            forces.append(t.forces[frames].ravel())
-            first += forces[-1].size
+            size = 3 * t.n_atoms * len(frames)
+            row = np.zeros(size)
+            for at, sign in ((frames, 1.0), (frames + lag, -1.0))[: 2 if changes else 1]:
+                q = t.positions[at]
+                one, other = topology.bonds
+                apart = q[:, other] + topology.bond_shifts - q[:, one]
+                r = np.linalg.norm(apart, axis=-1)
+                along = sign * apart / r[..., None]
+                _add(bonds, topology.bond_types, topology.bonds, r, np.stack([-along, along], 2), start)
+                if topology.angle_types:
+                    theta, slopes = _angles(topology, q)
+                    _add(angles, topology.angle_types, topology.angles, theta, sign * slopes, start)
+                row += sign * t.forces[at].ravel()
+            forces.append(row)
+            first += size
         return _Samples(np.concatenate(forces), bonds, angles)
+
+    def without(self, left_out: dict[str, str]) -> "_Samples":
+        """Without the terms of these types."""
+        parts = ({k: v for k, v in x.items() if k not in left_out} for x in (self.bonds, self.angles))
+        return _Samples(self.forces, *parts)
 
 
 def _add(terms, types, atoms: np.ndarray, x: np.ndarray, slopes: np.ndarray, start: np.ndarray) -> None:
@@ -169,14 +188,13 @@ def _add(terms, types, atoms: np.ndarray, x: np.ndarray, slopes: np.ndarray, sta
         terms[name].slopes.append(slopes[:, own].reshape(x[:, own].size, -1))
 
 
-def _fit(samples: _Samples, left_out: dict[str, str]) -> ForceField:
+def _fit(samples: _Samples, changes: _Samples, left_out: dict[str, str]) -> ForceField:
     """With types of no positive stiffness among the ones left out; then fit again."""
-    bonds = {k: v for k, v in samples.bonds.items() if k not in left_out}
-    angles = {k: v for k, v in samples.angles.items() if k not in left_out}
-    linear = _Linear([*bonds.values(), *angles.values()], samples.forces)
+    samples, changes = samples.without(left_out), changes.without(left_out)
+    bonds, angles, linear = changes.bonds, changes.angles, _Linear(changes)
     steepness = np.zeros(len(bonds))
-    residual = linear.residual(steepness)
-    if bonds and np.linalg.norm(residual) > 1e-6 * np.linalg.norm(samples.forces):
+    left = np.linalg.norm(linear.residual(steepness))
+    if bonds and left > 1e-6 * np.linalg.norm(changes.forces):
         morse = least_squares(
             linear.residual,
             np.ones(len(bonds)),
@@ -184,10 +202,10 @@ def _fit(samples: _Samples, left_out: dict[str, str]) -> ForceField:
             bounds=(0, STEEPEST),
             ftol=1e-6,
         )
-        if np.linalg.norm(morse.fun) < BETTER * np.linalg.norm(residual):
-            steepness, residual = np.where(morse.x > 1e-3, morse.x, 0.0), morse.fun
+        if np.linalg.norm(morse.fun) < BETTER * left:
+            steepness = np.where(morse.x > 1e-3, morse.x, 0.0)
+    solved, residual = linear.parameters(steepness, samples)
     left_out, stretch, bend = dict(left_out), {}, {}
-    solved = linear.parameters(np.concatenate([steepness, np.zeros(len(angles))]))
     for (name, _), a, (k, x0) in zip(bonds.items(), steepness, solved, strict=False):
         if k > 0 and x0 > 0:
             stretch[name] = Stretch(stiffness=k, length=x0, steepness=a)
@@ -211,18 +229,18 @@ class _Linear:
     (BIT 15, 49, 1975).
     """
 
-    def __init__(self, terms: list[_Terms], forces: np.ndarray):
-        self.terms, self.forces = terms, forces
-        x = [np.concatenate(t.x) for t in terms]
-        self.mean = np.array([v.mean() for v in x])
+    def __init__(self, samples: _Samples, mean: np.ndarray | None = None):
+        self.terms, self.forces = [*samples.bonds.values(), *samples.angles.values()], samples.forces
+        x = [np.concatenate(t.x) for t in self.terms]
+        self.mean = np.array([v.mean() for v in x]) if mean is None else mean
         self.x = [v - m for v, m in zip(x, self.mean, strict=True)]
 
     def residual(self, steepness: np.ndarray) -> np.ndarray:
-        columns, solution, _ = self._solve(steepness)
-        return columns @ solution - self.forces
+        columns = self._columns(steepness)
+        return columns @ _solve(columns, self.forces)[0] - self.forces
 
     def jacobian(self, steepness: np.ndarray) -> np.ndarray:
-        _, c, basis = self._solve(steepness)
+        c, basis = _solve(self._columns(steepness), self.forces)
         change = []
         for n, a in enumerate(steepness):
             d = 1e-4  # of a: the basis is smooth, a forward difference will do
@@ -232,30 +250,37 @@ class _Linear:
         moved = np.array(change).T
         return moved - basis @ (basis.T @ moved)
 
-    def parameters(self, steepness: np.ndarray) -> list[tuple[float, float]]:
-        """(k, x₀) of each type."""
-        _, c, _ = self._solve(steepness)
-        found = []
-        for a, mean, (c1, c2) in zip(steepness, self.mean, c.reshape(-1, 2), strict=True):
-            ratio = c2 / c1 if c1 else np.nan
-            shift = -np.log1p(-a * ratio) / a if a else ratio
-            found.append((float(c1 / (1 - a * ratio)), float(mean - shift)))
-        return found
+    def parameters(
+        self, steepness: np.ndarray, whole: _Samples
+    ) -> tuple[list[tuple[float, float]], np.ndarray]:
+        """(k, x₀) of each type, c₂ being fitted to the `whole` forces, and what is left of these."""
+        c1 = _solve(self._columns(steepness), self.forces)[0][::2]
+        columns = _Linear(whole, self.mean)._columns(steepness)
+        left = whole.forces - columns[:, ::2] @ c1
+        c2 = _solve(columns[:, 1::2], left)[0]
+        a = np.pad(steepness, (0, len(c1) - len(steepness)))
+        with np.errstate(divide="ignore", invalid="ignore"):  # no positive stiffness: the caller sees
+            ratio = c2 / c1
+            shift = np.where(a > 0, -np.log1p(-a * ratio) / np.where(a > 0, a, 1), ratio)
+            found = list(zip((c1 / (1 - a * ratio)).tolist(), (self.mean - shift).tolist(), strict=True))
+        return found, left - columns[:, 1::2] @ c2
 
     def _basis(self, n: int, a: float) -> tuple[np.ndarray, np.ndarray]:
         e = np.exp(-a * self.x[n])
         return (1 - e) * e / a if a else self.x[n], e**2
 
-    def _solve(self, steepness: np.ndarray) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Columns, coefficients, and an orthonormal basis of what the columns span. Where the data do not
-        tell two of them apart (angles about one atom sum up), the smallest coefficients."""
-        a = np.zeros(len(self.terms))
-        a[: len(steepness)] = steepness
-        rows = len(self.forces)
+    def _columns(self, steepness: np.ndarray) -> np.ndarray:
+        """[rows, 2 × types]; angles have no steepness."""
+        a, rows = np.pad(steepness, (0, len(self.terms) - len(steepness))), len(self.forces)
         every = [(term, g) for n, term in enumerate(self.terms) for g in self._basis(n, a[n])]
-        columns = np.array([term.column(g, rows) for term, g in every]).reshape(-1, rows).T
-        size = np.linalg.norm(columns, axis=0) + 1e-300
-        u, s, vt = np.linalg.svd(columns / size, full_matrices=False)
-        told = s > 1e-5 * s.max(initial=0)
-        u, s, vt = u[:, told], s[told], vt[told]
-        return columns, vt.T @ ((u.T @ self.forces) / s) / size, u
+        return np.array([term.column(g, rows) for term, g in every]).reshape(-1, rows).T
+
+
+def _solve(columns: np.ndarray, forces: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Coefficients, and an orthonormal basis of what the columns span. Where the data do not tell two of them
+    apart (angles about one atom sum up), the smallest coefficients."""
+    size = np.linalg.norm(columns, axis=0) + 1e-300
+    u, s, vt = np.linalg.svd(columns / size, full_matrices=False)
+    told = s > 1e-5 * s.max(initial=0)
+    u, s, vt = u[:, told], s[told], vt[told]
+    return vt.T @ ((u.T @ forces) / s) / size, u
