@@ -9,21 +9,19 @@ beside, which is the sharper test.
 
 import json
 import time
-from pathlib import Path
 
 import jax
 import numpy as np
+from common import comparison, keep
 from matplotlib.figure import Figure
-from systems import System, implicit, stiff_chain, three_bodies
+from problems import System, implicit, stiff_chain, three_bodies
 
 from symstride.maps.dressed import Dressed
 from symstride.maps.generating import Poincare
-from symstride.measure.machine import document
 from symstride.train.small import Pairs, generator_loss, values
 
 jax.config.update("jax_enable_x64", True)
 
-RESULTS = Path(__file__).parent / "results"
 PATHS = {"three bodies": 48, "stiff FPUT chain": 16}
 STEPS = 8000
 
@@ -36,16 +34,6 @@ def learned(system: System) -> tuple[Dressed, Pairs, dict]:
     error = jax.jit(lambda p: generator_loss(map, p, system.particles, system.kT))(held_out)
     trained = {"pairs": len(pairs.h), "training_s": time.process_time() - began}
     return map, held_out, trained | {"generator_error": float(error) ** 0.5}
-
-
-def comparison(measured: np.ndarray, predicted: np.ndarray) -> dict:
-    """Correlation, slope, and the rms of what a constant does not account for over that of the measured."""
-    difference = predicted - measured
-    return {
-        "correlation": float(np.corrcoef(measured, predicted)[0, 1]),
-        "slope": float(np.polyfit(measured, predicted, 1)[0]),
-        "rms_error": float(difference.std() / measured.std()),
-    }
 
 
 def main() -> None:
@@ -67,9 +55,7 @@ def main() -> None:
             (axes[1], measured - known, whole - known, row["less_prior"], "S³ − hV(q̄), the learned part"),
         ):
             draw(ax, x, y, f"{system.name}: {what}", figures)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "action.json").write_text(json.dumps(document(rows, threads=1), indent=1) + "\n")
-    figure.savefig(RESULTS / "action.png", dpi=120)
+    keep("action", rows, figure)
 
 
 def draw(ax, measured: np.ndarray, predicted: np.ndarray, title: str, figures: dict) -> None:

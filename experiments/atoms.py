@@ -12,165 +12,33 @@ stage is kept in DIR and not repeated; --quick does a little of everything, to s
 
 import argparse
 import json
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import jax
-import jax.numpy as jnp
 import numpy as np
-from ase import Atoms
-from ase.build import bulk
-from ase.calculators.emt import EMT
-from ase.io import write
-from ase.md.verlet import VelocityVerlet
+from common import COLORS, CORRECTIONS, RESULTS, keep
+from crystals import QUICK, STARTS, TEMPERATURES, TIMESTEP, Crystal, Extent, Study, crystals
 from matplotlib.figure import Figure
+from paths import action_of
 
-from symstride.data import h5md
-from symstride.data.config import CalculatorConfig, SampleConfig, StructureConfig
-from symstride.data.pairs import species_of
-from symstride.data.sample import sample
 from symstride.data.trajectory import Trajectory
-from symstride.errors import ConvergenceError, SimulationError
 from symstride.maps.direct import Corrected
 from symstride.maps.dressed import Dressed
 from symstride.measure.caustic import limit, reach
 from symstride.measure.drift import energy_drift
 from symstride.measure.equipartition import equipartition
-from symstride.measure.machine import document
-from symstride.model import Model, implicit_part, load_model, save_model
-from symstride.neighbors import neighbor_list
-from symstride.phase import Particles, Phase
-from symstride.simulate.output import Output
-from symstride.simulate.run import RunSettings, run
-from symstride.train.config import TrainConfig
-from symstride.train.loop import train
-from symstride.train.plots import describe
-from symstride.train.small import Pairs, undressed
-from symstride.units import FS, KB
+from symstride.model import Model
+from symstride.units import KB
 
 jax.config.update("jax_enable_x64", True)
 
-RESULTS = Path(__file__).parent / "results"
-TIMESTEP = 2.0  # fs, of the reference
-TEMPERATURES = (300, 300, 450, 300, 300, 450, 300, 300, 300, 300)  # K; hot frames widen what is known
-STARTS, TOLERANCE = 4, 1e-5
 LOST = 3 * KB * 150 * 1000  # meV an atom: by then as hot as the hottest frames learned from
-CORRECTIONS = (1, 2, 4, 8)
-COLORS = {
-    "reference": "0.5",
-    "direct": "C3",
-    "corrected-1": "#e8a33d",
-    "corrected-2": "#c9b44a",
-    "corrected-4": "#7fb069",
-    "corrected-8": "#3a9188",
-    "s3": "C0",
-    "explicit": "C4",
-}
-
-
-@dataclass(frozen=True)
-class Crystal:
-    """What is simulated, with which stride."""
-
-    name: str
-    atoms: Atoms
-    stride: float  # fs
-
-
-@dataclass(frozen=True)
-class Extent:
-    """How much of everything; ps but for numbers."""
-
-    thermalize: float = 0.4
-    learned: float = 1.5  # of each trajectory
-    unseen: float = 5.0
-    corrected_steps: int = 1500
-    explicit_steps: int = 1000
-    strides: int = 2500
-    pairs: int = 128
-
-
-QUICK = Extent(0.1, 0.4, 0.6, 200, 60, 60, 16)
-
-
-def crystals() -> tuple[Crystal, Crystal]:
-    """The strides turn the fastest modes by the same θ."""
-    alloy = bulk("Pt", a=3.975, cubic=True)  # the lattice constant of EMT
-    alloy.symbols[0] = "Al"  # L1₂
-    return (
-        Crystal("aluminium", bulk("Al", cubic=True).repeat(2), 24.0),
-        Crystal("Pt₃Al", alloy.repeat(2), 26.0),
-    )
-
-
-@dataclass(frozen=True)
-class Study:
-    """A crystal and what is kept of its study in `folder`."""
-
-    crystal: Crystal
-    extent: Extent
-    folder: Path
-
-    def reference(self, name: str, kelvins: Sequence[float], length: float, seed: int) -> list[Trajectory]:
-        """A trajectory of EMT at each temperature."""
-        structure = self.folder / "structure.xyz"
-        if not structure.exists():
-            write(structure, self.crystal.atoms)
-        config = SampleConfig(
-            structure=StructureConfig(file=structure),
-            calculator=CalculatorConfig(name="emt"),
-            temperature_K=tuple(kelvins),
-            trajectories=len(kelvins),
-            thermalize_ps=self.extent.thermalize,
-            length_ps=length,
-            timestep_fs=TIMESTEP,
-            seed=seed,
-            segment_frames=500,
-            output=self.folder / name,
-        )
-        return [h5md.read(path) for path in sample(config)]
-
-    def trained(self, kind: str, steps: int) -> Model:
-        """From the reference, without the last two trajectories: they choose the best state."""
-        path = self.folder / f"{kind}.safetensors"
-        if path.exists():
-            return load_model(path)
-        config = {
-            "data": [f"{self.folder}/reference/*.h5"],
-            "map": {"kind": kind, "strides_fs": [self.crystal.stride], "tolerance": TOLERANCE},
-            "schedule": {"steps": steps, "force_steps": min(steps, 200)},
-            "output": path,
-        }
-        return train(
-            TrainConfig.model_validate(config),
-            lambda step, total, entry: print(describe(entry), flush=True) if entry else None,
-        )
-
-    def strided(self, name: str, model: Model) -> tuple[list[Trajectory], dict]:
-        """A trajectory from each start, as far as it goes, and run.json."""
-        path, out = self.folder / "models" / f"{name}.safetensors", self.folder / "runs" / name
-        if not path.exists():
-            path.parent.mkdir(exist_ok=True)
-            save_model(model, path)
-        settings = RunSettings(
-            length_ps=self.extent.strides * self.crystal.stride / 1000,
-            frame=0,
-            every=2,
-            calculator=CalculatorConfig(name="emt"),
-            energies=max(1, round(250 / (2 * self.crystal.stride))),
-        )
-        try:
-            run(path, self.folder / "unseen", out, settings)
-        except (SimulationError, ConvergenceError) as lost:
-            print(f"{self.crystal.name}, {name}: {lost}", flush=True)
-        output = Output(out)
-        return output.trajectories(), output.record()
 
 
 def variants(corrected: Model, explicit: Model) -> dict[str, Model]:
-    """By name, in float64. All but the kicks are parts of one model."""
-    corrected = corrected.cast("float64")
+    """By name; all but the kicks are parts of one model. What is solved computes in float64."""
     dressed = corrected.map
     assert isinstance(dressed, Dressed)
     assert isinstance(dressed.inner, Corrected)
@@ -183,8 +51,8 @@ def variants(corrected: Model, explicit: Model) -> dict[str, Model]:
     return {
         "direct": variant(predictor, kind="direct"),
         **{f"corrected-{n}": variant(Corrected(predictor, implicit, n), corrections=n) for n in CORRECTIONS},
-        "s3": corrected,
-        "explicit": explicit.cast("float64"),
+        "s3": corrected.cast("float64"),
+        "explicit": explicit,
     }
 
 
@@ -250,94 +118,6 @@ def rows(study: Study, models: dict[str, Model], unseen: list[Trajectory]) -> It
         yield row
 
 
-class Paths:
-    """Reference paths of a stride each, and their actions, from frames of trajectories not learned from.
-
-    Velocity Verlet of step δ is the map of Σ δ [m (Δq/δ)²/2 − (V + V′)/2], its discrete Lagrangian, which is
-    the ∫L dt of that map with no error of quadrature (Marsden and West, Acta Numerica 10, 357 (2001)).
-    """
-
-    def __init__(self, unseen: list[Trajectory], stride: float, pairs: int):
-        self.first, self.stride = unseen[0], stride
-        each = -(-pairs // len(unseen))
-        last = len(unseen[0].times) - round(stride / TIMESTEP)
-        frames = np.linspace(0, last - 1, each).astype(int)
-        self.starts = [(t.positions[n], t.momenta[n]) for t in unseen for n in frames]
-        self.atoms = Atoms(numbers=self.first.numbers, cell=self.first.cell, pbc=self.first.pbc)
-        self.atoms.calc = EMT()
-
-    def along(self, step: float) -> Pairs:
-        """By velocity Verlet with this step in fs."""
-        atoms, mass, ends = self.atoms, self.first.masses[:, None], []
-        for q, p in self.starts:
-            atoms.positions = q
-            atoms.set_momenta(p)
-            action, last, potential = 0.0, q, atoms.get_potential_energy()
-            verlet = VelocityVerlet(atoms, step * FS)
-            for _ in range(round(self.stride / step)):
-                verlet.run(1)
-                kinetic = np.sum(mass * (atoms.positions - last) ** 2) / 2 / (step * FS) ** 2
-                new = atoms.get_potential_energy()
-                action += step * FS * (kinetic - (potential + new) / 2)
-                last, potential = atoms.get_positions(), new
-            ends.append((q, p, last, atoms.get_momenta(), action))
-        q, p, q_end, p_end, action = (jnp.asarray(np.array(x)) for x in zip(*ends, strict=True))
-        return Pairs(Phase(q, p), Phase(q_end, p_end), jnp.full(len(action), self.stride * FS), action)
-
-    def potential(self, q: np.ndarray) -> np.ndarray:
-        """Of EMT at each q [B, M, 3], eV."""
-        found = []
-        for self.atoms.positions in q:
-            found.append(self.atoms.get_potential_energy())
-        return np.array(found)
-
-
-def action_of(model: Model, unseen: list[Trajectory], stride: float, pairs: int) -> dict:
-    """Learned S³ and measured, less their means, in eV fs: whole and less hV(q̄).
-
-    The reference is learned with its step, whose action the first comparison takes; half that step tells how
-    far it is from that of the exact flow.
-    """
-    assert isinstance(model.map, Dressed)
-    implicit = Dressed(model.map.dressing, implicit_part(model.map))
-    paths = Paths(unseen, stride, pairs)
-    first = paths.first
-    near = neighbor_list(
-        np.mean([q for q, _ in paths.starts], 0), first.cell, first.pbc, model.config.network.cutoff + 2, 0
-    )
-    particles = jax.tree.map(
-        jnp.asarray, Particles(species_of(first.numbers, model.elements), first.masses, near, 1)
-    )
-    h, generating = stride * FS, implicit_part(model.map).action
-    value = jax.jit(lambda z: jax.lax.map(lambda z: generating.value(z.q, z.p, h, particles), z))
-    found: dict = {"pairs": len(paths.starts)}
-    for name, step in (("", TIMESTEP), ("half_step", TIMESTEP / 2)):
-        within = undressed(implicit, paths.along(step), particles)
-        middle = jax.tree.map(lambda a, b: (a + b) / 2, within.start, within.end)
-        action = jnp.sum(middle.p * (within.end.q - within.start.q), (1, 2)) - within.action
-        learned, measured = np.asarray(value(middle)), np.asarray(action)
-        known = h * paths.potential(np.asarray(middle.q))
-        part = {
-            "whole": comparison(measured, learned),
-            "less_prior": comparison(measured - known, learned - known),
-        }
-        found |= {name: part} if name else part
-    return found
-
-
-def comparison(measured: np.ndarray, learned: np.ndarray) -> dict:
-    """Correlation, slope, the rms of what a constant does not account for over that of the measured, and the
-    values themselves from their means, eV fs."""
-    measured, learned = (x - x.mean() for x in (measured, learned))
-    return {
-        "correlation": float(np.corrcoef(measured, learned)[0, 1]),
-        "slope": float(np.polyfit(measured, learned, 1)[0]),
-        "rms_error": float(np.std(learned - measured) / measured.std()),
-        "measured": np.round(measured / FS, 6).tolist(),
-        "learned": np.round(learned / FS, 6).tolist(),
-    }
-
-
 def kept(path: Path, make: Callable[[], dict]) -> dict:
     """What `make` returned when it was last asked."""
     if not path.exists():
@@ -381,9 +161,7 @@ def main() -> None:
         found += of_one
     handles, labels = figure.axes[0].get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside upper center", ncols=len(COLORS))
-    results.mkdir(parents=True, exist_ok=True)
-    (results / "atoms.json").write_text(json.dumps(document(found, threads=1), indent=1) + "\n")
-    figure.savefig(results / "atoms.png", dpi=120)
+    keep("atoms", found, figure, results)
     print(results / "atoms.png")
 
 

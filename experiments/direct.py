@@ -11,40 +11,27 @@ known prior that come with them.
 
 import json
 import time
-from pathlib import Path
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import COLORS, CORRECTIONS, keep
 from matplotlib.figure import Figure
-from systems import System, direct, explicit, flat, implicit, run, stiff_chain, three_bodies
+from problems import System, direct, explicit, flat, implicit, run, stiff_chain, three_bodies
 
 from symstride.hamiltonians.reference import reference
 from symstride.hamiltonians.stiff_fput import StiffFPUT
 from symstride.maps.base import Map
 from symstride.maps.direct import Corrected
 from symstride.maps.dressed import Dressed
-from symstride.measure.machine import document
 from symstride.phase import Phase
 from symstride.train.small import map_loss
 
 jax.config.update("jax_enable_x64", True)
 
-RESULTS = Path(__file__).parent / "results"
 PATHS = {"three bodies": 48, "stiff FPUT chain": 16}
 STEPS, STARTS, STRIDES, EVERY = 6000, 32, 10_000, 5
-CORRECTIONS = (1, 2, 4, 8)
-COLORS = {
-    "reference": "0.6",
-    "direct": "C3",
-    "corrected-1": "#e8a33d",
-    "corrected-2": "#c9b44a",
-    "corrected-4": "#7fb069",
-    "corrected-8": "#3a9188",
-    "s3": "C0",
-    "explicit": "C4",
-}
 
 
 def maps(system: System) -> tuple[dict[str, Map], dict[str, float]]:
@@ -154,9 +141,7 @@ def main() -> None:
         rows += more
         draw(system, line, more, seen)
     figure.legend(*axes[0, 1].get_legend_handles_labels(), loc="outside upper center", ncols=8, fontsize=9)
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "direct.json").write_text(json.dumps(document(rows, threads=1), indent=1) + "\n")
-    figure.savefig(RESULTS / "direct.png", dpi=120)
+    keep("direct", rows, figure)
 
 
 def draw(system: System, axes, rows: list[dict], seen: dict[str, dict[str, np.ndarray]]) -> None:

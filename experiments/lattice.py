@@ -7,13 +7,11 @@ the kicks with which a palindrome of two drifts is the exact flow of a harmonic 
 without the lattice, in floating point, for comparison.
 """
 
-import json
-from pathlib import Path
-
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import keep
 from jax import Array
 
 from symstride.hamiltonians.base import Separable
@@ -24,13 +22,11 @@ from symstride.maps.base import Map
 from symstride.maps.lattice import Lattice
 from symstride.maps.palindrome import Kicks, Palindrome
 from symstride.maps.splitting import PotentialKicks
-from symstride.measure.machine import document
 from symstride.phase import Particles, Phase
 
 jax.config.update("jax_enable_x64", True)
 
 STRIDES = 1_000_000
-RESULTS = Path(__file__).parent / "results"
 
 
 class ExactKicks(Kicks):
@@ -105,8 +101,7 @@ def main() -> None:
                 "{system:40}{method:20}bits {equal_to_the_last_bit!s:6} apart {largest_difference:9.2e}  "
                 "energy {energy_error_largest:8.1e}, at end {energy_error_at_end:8.1e}".format(**rows[-1])
             )
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "lattice.json").write_text(json.dumps(document(rows, 1), indent=1) + "\n")
+    keep("lattice", rows)
 
 
 if __name__ == "__main__":

@@ -5,16 +5,15 @@
 Of the harmonic oscillator the measurements use the real maps and solvers, and reference strides by DOP853.
 """
 
-import json
 import math
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+from common import keep
 from jax import Array
 from matplotlib.figure import Figure
 from scipy.integrate import solve_ivp
@@ -28,13 +27,11 @@ from symstride.maps.mixed import Mixed
 from symstride.maps.palindrome import Kicks, Palindrome
 from symstride.maps.principal import Principal
 from symstride.measure.caustic import limit
-from symstride.measure.machine import document
 from symstride.phase import Phase, bodies
 from symstride.solve import Anderson, NewtonKrylov
 
 jax.config.update("jax_enable_x64", True)
 
-RESULTS = Path(__file__).parent / "results"
 ONE = bodies(jnp.ones(1))
 PICARD = Anderson(1e-300, history=0, divergence=1e300)  # neither converges nor gives up: to watch it
 THETA = np.linspace(0.15, 2 * math.pi - 0.15, 60)
@@ -353,15 +350,13 @@ def main() -> None:
             )
     for method, what, theory, measured in table:
         rows.append({"method": method, "limit": what, "theta": measured, "theta_theory": theory})
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "limits.json").write_text(json.dumps(document(rows, 1), indent=1) + "\n")
-    draw(rows, kicks, thetas, counts)
+    keep("limits", rows, draw(rows, kicks, thetas, counts))
     print(f"{'map':20}{'limit':18}{'theory':>10}{'measured':>12}")
     for method, what, theory, measured in table:
         print(f"{method:20}{what:18}{theory:10.6f}{measured:12.6f}")
 
 
-def draw(rows: list[dict], kicks: dict, thetas: np.ndarray, counts: dict) -> None:
+def draw(rows: list[dict], kicks: dict, thetas: np.ndarray, counts: dict) -> Figure:
     figure = Figure(figsize=(11, 8), layout="constrained")
     axes = figure.subplots(2, 2)
     fine = np.linspace(0.01, 2 * math.pi, 4001)
@@ -409,7 +404,7 @@ def draw(rows: list[dict], kicks: dict, thetas: np.ndarray, counts: dict) -> Non
         axis.set_xticks([m * math.pi for m in multiples if m * math.pi <= axis.get_xlim()[1]])
         axis.set_xticklabels([labels[m] for m in multiples if m * math.pi <= axis.get_xlim()[1]])
         axis.set_xlabel("θ = ωh")
-    figure.savefig(RESULTS / "limits.png", dpi=130)
+    return figure
 
 
 if __name__ == "__main__":

@@ -1,6 +1,5 @@
 """Beside its peers: learned maps of four small systems, same strides, as many parameters and seconds.
 
-    pip install strupnet                # SympNets and HénonNets (PyTorch)
     python experiments/peers.py         # about six minutes; results/peers.json and results/peers.png
 
 Ours see what the peers see and no Hamiltonian: S³ bare with no prior, and two learned kicks (which know the
@@ -17,18 +16,20 @@ import json
 import math
 import time
 from collections.abc import Callable
-from dataclasses import dataclass
-from pathlib import Path
+from dataclasses import dataclass, replace
 
 import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
+import torch
+from common import keep
 from jax import Array
 from matplotlib.figure import Figure
-from systems import flat, run, three_bodies
+from problems import Problem, fitted, flat, midpoints, run, three_bodies
+from strupnet import SympNet
 
-from symstride.actions.small import Cartesian, Features, SmallAction, SmallKicks
+from symstride.actions.small import Cartesian, SmallAction, SmallKicks
 from symstride.hamiltonians.base import Custom, Hamiltonian, Separable
 from symstride.hamiltonians.double_pendulum import DoublePendulum
 from symstride.hamiltonians.henon_heiles import henon_heiles
@@ -39,38 +40,17 @@ from symstride.maps.composition import Composition
 from symstride.maps.generating import Poincare
 from symstride.maps.midpoint import midpoint
 from symstride.maps.palindrome import Palindrome
-from symstride.measure.machine import document
-from symstride.phase import Particles, Phase, Status, bodies
+from symstride.phase import Particles, Phase, Status
 from symstride.solve import Anderson
-from symstride.train.small import Pairs, cut, fit, generator_loss, map_loss
-
-try:
-    import torch
-    from strupnet import SympNet
-except ImportError as error:
-    raise SystemExit("the peers need their own package: pip install strupnet") from error
+from symstride.train.small import Pairs, fit, generator_loss, map_loss
 
 jax.config.update("jax_enable_x64", True)
 torch.set_num_threads(1)
 
-RESULTS = Path(__file__).parent / "results"
 PATHS, STRIDES, HELD_OUT, LONG, SHORT = 60, 60, 8, 10_000, 100
 SIZES = {"hidden": 28, "width": 8}  # of ours: about 3000 parameters; theirs have at least as many
 LAYERS = 12  # of theirs
 STEPS = 3000
-
-
-@dataclass(frozen=True)
-class Problem:
-    name: str
-    hamiltonian: Hamiltonian
-    start: Callable[[np.random.Generator], Phase]
-    h: float
-    features: Features
-
-    def starts(self, number: int, seed: int) -> Phase:
-        rng = np.random.default_rng(seed)
-        return jax.tree.map(lambda *x: jnp.stack(x), *[self.start(rng) for _ in range(number)])
 
 
 def problems() -> list[Problem]:
@@ -87,18 +67,15 @@ def problems() -> list[Problem]:
         q, p = direction / np.linalg.norm(direction) * np.sqrt(2 * rng.uniform(0.02, 0.08))
         return Phase(jnp.asarray(q), jnp.asarray(p))
 
-    three, eighth = three_bodies(), math.pi / 4
+    def problem(name: str, hamiltonian: Hamiltonian, start: Callable, h: float) -> Problem:
+        return Problem(name, hamiltonian, start, h, STRIDES, Cartesian())
+
+    eighth = math.pi / 4
     return [
-        Problem("pendulum", pendulum(), swing(1, 2.0), eighth, Cartesian()),
-        Problem(
-            "double pendulum",
-            DoublePendulum(),
-            swing(2, 0.8),
-            eighth / math.sqrt(2 + math.sqrt(2)),
-            Cartesian(),
-        ),
-        Problem("Hénon–Heiles", henon_heiles(), star, eighth, Cartesian()),
-        Problem("three bodies", three.hamiltonian, three.start, three.h, three.features),
+        problem("pendulum", pendulum(), swing(1, 2.0), eighth),
+        problem("double pendulum", DoublePendulum(), swing(2, 0.8), eighth / math.sqrt(2 + math.sqrt(2))),
+        problem("Hénon–Heiles", henon_heiles(), star, eighth),
+        replace(three_bodies(), strides=STRIDES),
     ]
 
 
@@ -112,41 +89,25 @@ class Data:
 
     @staticmethod
     def of(problem: Problem) -> "Data":
-        pairs = cut(problem.hamiltonian, problem.starts(PATHS, 0), problem.h, STRIDES)
+        pairs = problem.pairs(PATHS, seed=0)
         velocity = jax.vmap(problem.hamiltonian.field)(pairs.start).q
-        masses = jnp.tile(jnp.asarray(problem.hamiltonian.masses), len(pairs.h))
-        return Data(pairs, bodies(masses, len(pairs.h)), float(jnp.mean(pairs.start.p * velocity)))
+        return Data(pairs, problem.replicas(len(pairs.h)), float(jnp.mean(pairs.start.p * velocity)))
 
 
 # ---- ours
 
 
 def implicit(problem: Problem, data: Data) -> Map:
-    middle = [
-        flat(a + b) / 2
-        for a, b in ((data.pairs.start.q, data.pairs.end.q), (data.pairs.start.p, data.pairs.end.p))
-    ]
-    sizes = SIZES | {"energy": data.kT, "stride": problem.h}
-    learned = SmallAction(problem.features, *middle, data.many, key=jax.random.key(0), **sizes)
+    sizes = SIZES | {"energy": data.kT, "stride": problem.h, "key": jax.random.key(0)}
+    learned = SmallAction(problem.features, *midpoints(data.pairs), data.many, **sizes)
     fresh = Poincare(learned, Anderson(1e-12), data.kT, 100)
-    of = problem.hamiltonian.particles
-    return fit(
-        fresh, lambda m, b: generator_loss(m, b, of, data.kT), data.pairs, steps=STEPS, batch=128, rate=0.02
-    )[0]
+    return fitted(generator_loss, fresh, problem, data.kT, data.pairs, STEPS)
 
 
 def explicit(problem: Problem, data: Data) -> Map:
-    sizes = SIZES | {"energy": data.kT, "stride": problem.h}
-    kicks = SmallKicks(problem.features, flat(data.pairs.start.q), data.many, key=jax.random.key(0), **sizes)
-    of = problem.hamiltonian.particles
-    return fit(
-        Palindrome(kicks),
-        lambda m, b: map_loss(m, b, of, data.kT),
-        data.pairs,
-        steps=STEPS,
-        batch=128,
-        rate=0.02,
-    )[0]
+    sizes = SIZES | {"energy": data.kT, "stride": problem.h, "key": jax.random.key(0)}
+    kicks = SmallKicks(problem.features, flat(data.pairs.start.q), data.many, **sizes)
+    return fitted(map_loss, Palindrome(kicks), problem, data.kT, data.pairs, STEPS)
 
 
 # ---- a Hamiltonian neural network
@@ -275,7 +236,6 @@ def study(problem: Problem) -> list[dict]:
     times = problem.h * np.arange(1, SHORT + 1)
     exact = jax.tree.map(lambda x: x.swapaxes(0, 1), reference(problem.hamiltonian, starts, times))
     z = Phase(flat(starts.q), flat(starts.p))
-    of = bodies(jnp.tile(jnp.asarray(problem.hamiltonian.masses), HELD_OUT), HELD_OUT)
     rows = []
 
     def add(
@@ -291,7 +251,7 @@ def study(problem: Problem) -> list[dict]:
         began = time.process_time()
         map = jax.block_until_ready(learn())
         seconds = time.process_time() - began
-        path, solved, used = run(map, z, problem.h, of, LONG)
+        path, solved, used = run(map, z, problem.h, problem.replicas(HELD_OUT), LONG)
         path = jax.tree.map(lambda x: x.reshape(LONG, *starts.q.shape), path)
         add(method, knows, size(map), seconds, float(used.mean()), path, unsolved=int((~solved).sum()))
 
@@ -319,12 +279,10 @@ def size(map: Map) -> int:
 
 def main() -> None:
     rows = [row for problem in problems() for row in study(problem)]
-    RESULTS.mkdir(exist_ok=True)
-    (RESULTS / "peers.json").write_text(json.dumps(document(rows, threads=1), indent=1) + "\n")
-    draw(rows)
+    keep("peers", rows, draw(rows))
 
 
-def draw(rows: list[dict]) -> None:
+def draw(rows: list[dict]) -> Figure:
     figure = Figure(figsize=(12, 4), layout="constrained")
     methods = list(dict.fromkeys(row["method"] for row in rows))
     systems = list(dict.fromkeys(row["system"] for row in rows))
@@ -342,7 +300,7 @@ def draw(rows: list[dict]) -> None:
         ax.set(title=title)
         ax.set_xticks(range(len(systems)), systems, fontsize=8)
     figure.legend(*figure.axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=len(methods))
-    figure.savefig(RESULTS / "peers.png", dpi=120)
+    return figure
 
 
 if __name__ == "__main__":

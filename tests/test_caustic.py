@@ -1,13 +1,16 @@
 """The fastest mode in data of known frequencies, and what a stride makes of it."""
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 from scipy.optimize import brentq
 
 from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError
-from symstride.measure.caustic import LIMITS, fastest_mode, limit, reach
+from symstride.measure.caustic import LIMITS, fastest_mode, in_stride, limit, reach
 from symstride.measure.spectra import WAVENUMBER_FS
+from symstride.units import FS
 
 
 def oscillators(wavenumbers, spacing_fs=1.0, frames=4000, seed=0):
@@ -15,9 +18,13 @@ def oscillators(wavenumbers, spacing_fs=1.0, frames=4000, seed=0):
     rng = np.random.default_rng(seed)
     times = spacing_fs * np.arange(frames)
     phase = 2 * np.pi * (np.outer(times, wavenumbers) * WAVENUMBER_FS + rng.uniform(size=len(wavenumbers)))
-    v = np.cos(phase)[:, :, None] * rng.normal(size=(len(wavenumbers), 3))
-    v /= np.linalg.norm(v[0], axis=1).mean()
-    momenta = np.stack([v, -v], axis=2).reshape(frames, -1, 3)
+    directions = rng.normal(size=(len(wavenumbers), 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    v = np.cos(phase)[:, :, None] * directions
+    pull = (
+        -np.sin(phase)[:, :, None] * directions * (2 * np.pi * np.array(wavenumbers)[:, None] * WAVENUMBER_FS)
+    )
+    momenta, forces = (np.stack([x, -x], axis=2).reshape(frames, -1, 3) for x in (v, pull / FS))
     atoms = momenta.shape[1]
     return Trajectory(
         np.ones(atoms, int),
@@ -25,8 +32,10 @@ def oscillators(wavenumbers, spacing_fs=1.0, frames=4000, seed=0):
         np.zeros((3, 3)),
         np.zeros(3, bool),
         times,
-        np.zeros_like(momenta),
+        100.0 * np.arange(atoms)[:, None] + np.cumsum(momenta, axis=0) * spacing_fs * FS,
         momenta,
+        None,
+        forces,
     )
 
 
@@ -54,9 +63,19 @@ def test_frames_too_far_apart_tell_nothing():
         fastest_mode([oscillators([1600.0], spacing_fs=10.0)])
 
 
+def test_motion_folded_back_is_seen_in_the_forces():
+    """3700 cm⁻¹ in frames 5 fs apart looks like 2971, well below the 3336 they show."""
+    folded = oscillators([300.0, 1600.0, 3700.0], spacing_fs=5.0)
+    with pytest.raises(DataError, match=r"the forces tell of faster motion, 23\d\d cm⁻¹ .* 5 fs apart"):
+        fastest_mode([folded])
+    assert fastest_mode([replace(folded, forces=None)]) == pytest.approx(2971, abs=20)
+
+
 def test_limits_solve_their_equations():
     assert LIMITS["s1"].picard == pytest.approx(brentq(lambda t: t / np.sin(t) - 2, 1, 3), abs=1e-6)
     assert LIMITS["s2"].picard == pytest.approx(brentq(lambda t: 1 / np.cos(t) - 2, 0.5, 1.5))
     cosine = brentq(lambda t: np.cos(t) + t / 2 * np.sin(t), 2, 3)
     assert LIMITS["dressed s3"].picard == pytest.approx(cosine, abs=1e-6)
     assert limit("explicit", 4).caustic == pytest.approx(4 * np.pi)
+    assert in_stride(limit("verlet").caustic, 3700.0) == pytest.approx(2.87, abs=0.01)
+    assert in_stride(limit("verlet").usable, 3700.0) == pytest.approx(0.57, abs=0.01)

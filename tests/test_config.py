@@ -108,7 +108,8 @@ def test_bad_calculators(config, says):
 def test_missing_package_names_its_extra(monkeypatch, name, extra):
     import sys
 
-    for module in [m for m in sys.modules if m.split(".")[0] == name or m == "symstride.data.openmm_system"]:
+    ours = {"symstride.data.openmm_system", "symstride.data.xtb"}
+    for module in [m for m in sys.modules if m.split(".")[0] == name or m in ours]:
         monkeypatch.delitem(sys.modules, module)
     monkeypatch.setitem(sys.modules, name, None)
     arguments = {"system": "a.xml"} if name == "openmm" else {}

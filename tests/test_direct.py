@@ -14,7 +14,7 @@ from symstride.errors import ModelError
 from symstride.hamiltonians.harmonic import Harmonic
 from symstride.hamiltonians.henon_heiles import henon_heiles
 from symstride.maps.direct import Corrected, Direct
-from symstride.maps.dressed import Dressed
+from symstride.maps.dressed import Dressed, Fixed
 from symstride.maps.flight import FreeFlight
 from symstride.maps.midpoint import HamiltonianAction, midpoint
 from symstride.maps.palindrome import Palindrome
@@ -96,6 +96,15 @@ def test_evaluations_are_counted_with_the_prediction():
         status = stride(corrected(n), START, STAR.particles)[1]
         assert status.iterations[0] == 1 + n
         assert status.converged.all()
+
+
+def test_fixed_kicks_count_what_they_begin_with():
+    """Where a dressing goes on from the inner map's end its force is a gradient, trained or not."""
+    verlet = Palindrome(PotentialKicks(STAR), drifts=1)
+    moving, fixed = (
+        stride(Dressed(m, FreeFlight()), START, STAR.particles)[1] for m in (verlet, Fixed(verlet))
+    )
+    assert moving.iterations[0] == fixed.iterations[0] == 1 + 1 + 1 + 1  # each half, its beginning
 
 
 def test_a_predictor_is_a_first_guess_and_an_explicit_map_a_good_one():

@@ -13,7 +13,8 @@ from symstride.hamiltonians.harmonic import oscillator
 from symstride.hamiltonians.pendulum import at_rest
 from symstride.hamiltonians.reference import reference
 from symstride.maps.midpoint import midpoint
-from symstride.maps.splitting import blanes_moan, kahan_li, suzuki, verlet
+from symstride.maps.palindrome import Palindrome
+from symstride.maps.splitting import PotentialKicks, Splitting, blanes_moan, kahan_li, suzuki, verlet
 from symstride.measure.structure import Scales, jacobian_defect, reversal_error
 from symstride.phase import Phase, bodies
 
@@ -136,6 +137,14 @@ def test_frequencies_of_the_oscillator():
     for make, angle in ((verlet, np.arccos(1 - theta**2 / 2)), (rule, 2 * np.arctan(theta / 2))):
         end = advanced(make(system), z, theta, 3, system.particles)
         assert float(end.q[0, 0]) == pytest.approx(np.cos(3 * angle), abs=1e-10)
+
+
+def test_equal_drifts_are_a_case_of_unequal_ones():
+    system, z = figure_eight()
+    kicks, of = PotentialKicks(system), system.particles
+    one = Splitting(kicks, (1 / 6, 2 / 3, 1 / 6), (0.5, 0.5))
+    ours, true = (advanced(map, z, 0.05, 20, of) for map in (one, Palindrome(kicks)))
+    assert distance(ours, true) < 1e-12
 
 
 def test_blanes_moan_is_worth_its_sixth_gradient():

@@ -37,20 +37,28 @@ def reference(tmp_path_factory):
     return folder
 
 
-def trained(kind, reference, folder, **changes):
+def trained(kind, reference, folder, schedule=SCHEDULE, **changes):
     settings = {"kind": kind, "strides_fs": [16], "network": NETWORK, "precision": "float64"} | changes
     output = folder / f"{kind}.safetensors"
-    config = dict(data=[f"{reference}/*.h5"], map=settings, schedule=SCHEDULE, output=output)
+    config = dict(data=[f"{reference}/*.h5"], map=settings, schedule=schedule, output=output)
     return output, train(TrainConfig.model_validate(config))
 
 
 @pytest.fixture(scope="module")
-def models(reference, tmp_path_factory):
+def explicit(reference, tmp_path_factory):
+    path, _ = trained("explicit", reference, tmp_path_factory.mktemp("explicit"), strides_fs=[8, 16])
+    return path
+
+
+@pytest.fixture(scope="module")
+def models(reference, explicit, tmp_path_factory):
     folder = tmp_path_factory.mktemp("models")
-    explicit, _ = trained("explicit", reference, folder, strides_fs=[8, 16])
-    found = {kind: trained(kind, reference, folder) for kind in ("direct", "corrected")}
-    dressed = trained("s3", reference, folder, dressing=explicit)
-    return {kind: load_model(path) for kind, (path, _) in (found | {"dressed": dressed}).items()}
+    found = {
+        "direct": trained("direct", reference, folder, SCHEDULE | {"steps": 300, "validate_every": 100}),
+        "corrected": trained("corrected", reference, folder),
+        "dressed": trained("s3", reference, folder, dressing=explicit),
+    }
+    return {kind: load_model(path) for kind, (path, _) in found.items()}
 
 
 @pytest.fixture(scope="module")
@@ -59,11 +67,22 @@ def batch(reference):
     return on_device(Pairs(split.validation, (16.0,), [13], 4.0).batch(np.random.default_rng(0), 4))
 
 
-def test_predictions_are_learned(models, batch):
-    for kind in ("direct", "corrected"):
-        last = models[kind].provenance["history"][-1]["strides_fs"]["16"]
-        assert last["direct_momentum"] < 0.9
-        assert last["direct_position"] < 1.0
+def test_predictions_and_corrections_are_learned(models, batch):
+    """Of what there is to learn, dressed by free flight; the corrected map's sixty steps are few."""
+
+    def last(kind):
+        return models[kind].provenance["history"][-1]["strides_fs"]["16"]
+
+    assert last("direct")["direct_momentum"] < 0.1
+    assert last("direct")["direct_position"] < 0.3
+    assert last("corrected")["direct_momentum"] < 0.9
+    assert last("corrected")["generator_momentum"] < 0.2
+
+
+def test_two_drifts_learn_more_than_one_could(explicit):
+    last = load_model(explicit).provenance["history"][-1]["strides_fs"]["16"]
+    assert last["momentum"] < 0.03
+    assert last["position"] < 0.02  # one drift stays at 0.045
 
 
 def test_what_a_dressing_leaves_is_small(models, batch):
@@ -126,9 +145,8 @@ def test_a_prediction_saves_gradients_and_changes_nothing(models, batch):
     assert np.all(np.asarray(saved.iterations) - 1 <= np.asarray(spent.iterations))
 
 
-def test_a_dressing_must_fit(reference, models, tmp_path):
-    explicit, _ = trained("explicit", reference, tmp_path)
-    with pytest.raises(ConfigError, match="a stride of 16 fs needs one for 8 fs"):
-        trained("s3", reference, tmp_path, dressing=explicit)
+def test_a_dressing_must_fit(reference, explicit, tmp_path):
+    with pytest.raises(ConfigError, match="a stride of 8 fs needs one for 4 fs"):
+        trained("s3", reference, tmp_path, strides_fs=[8], dressing=explicit)
     with pytest.raises(ConfigError, match="have none"):
         trained("verlet", reference, tmp_path, dressing=explicit)

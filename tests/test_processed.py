@@ -8,12 +8,16 @@ import pytest
 
 from symstride.actions.particle import ParticleNetwork
 from symstride.actions.processor import LearnedProcessor
+from symstride.data.config import load_config
+from symstride.errors import ConfigError
+from symstride.maps.flight import FreeFlight
 from symstride.maps.generating import Action, Poincare
 from symstride.maps.palindrome import Kicks, Palindrome
 from symstride.maps.processed import Processed
 from symstride.measure.structure import Scales, jacobian_defect
+from symstride.model import MapConfig
 from symstride.neighbors import join, neighbor_list
-from symstride.phase import Particles, Phase, bodies
+from symstride.phase import Particles, Phase, Status, bodies
 from symstride.solve import Anderson
 
 jax.config.update("jax_enable_x64", True)
@@ -94,9 +98,17 @@ def test_a_processor_raises_the_order(map, order):
     assert np.log2(errors[0] / errors[1]) == pytest.approx(order, abs=0.15)
 
 
-@pytest.mark.parametrize("drifts", [2, 4])
-def test_half_strides_from_both_ends_meet_where_the_whole_one_ends(drifts):
-    map, h = Palindrome(Modified(), drifts), jnp.full(2, 0.5)
+class Turn(FreeFlight):
+    """The flow of p²/2m + mq²/2: a rotation of every q and p/m."""
+
+    def step(self, z, memory, h, particles):
+        m, c, s = particles.masses[:, None], jnp.cos(h)[:, None], jnp.sin(h)[:, None]
+        return Phase(c * z.q + s * z.p / m, c * z.p - s * m * z.q), None, Status.explicit(0, jnp.zeros(()), 1)
+
+
+@pytest.mark.parametrize(("drifts", "flow"), [(2, FreeFlight()), (2, Turn()), (4, Turn())])
+def test_half_strides_from_both_ends_meet_where_the_whole_one_ends(drifts, flow):
+    map, h = Palindrome(Modified(), drifts, flow=flow), jnp.full(2, 0.5)
     end, _ = map(Z, h, OF)
     zero = Phase(jnp.zeros((2, 2)), jnp.zeros((2, 2)))
     assert distance(map.mismatch(Z, end, h, OF), zero) < 1e-14
@@ -133,3 +145,10 @@ def test_a_learned_processor_is_odd_in_p_even_in_h_galilean_and_begins_at_rest()
         value(learned, z.q, boosted, 3.0),
     ):
         assert other == pytest.approx(g, rel=1e-9)
+
+
+def test_only_explicit_maps_take_a_processor(tmp_path):
+    path = tmp_path / "map.yaml"
+    path.write_text("kind: s3\nstrides_fs: [16]\nprocessor: {}\n")
+    with pytest.raises(ConfigError, match="a map of kind s3 takes no `processor`; those of kind explicit do"):
+        load_config(path, MapConfig)

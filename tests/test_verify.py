@@ -13,7 +13,7 @@ from symstride.errors import DataError, ModelError
 from symstride.simulate.output import Output
 from symstride.simulate.run import run
 from symstride.verify import verify
-from test_run import lattice, make_model, models, settings  # noqa: F401
+from test_run import NETWORK, lattice, make_model, models, settings  # noqa: F401
 
 jax.config.update("jax_enable_x64", True)
 
@@ -21,11 +21,14 @@ SOFT = CalculatorConfig(name="lj", arguments={"sigma": 2.0, "epsilon": 1e-5})  #
 BARS = {"symplectic_defect": 1e-11, "reversal_error_angstrom": 1e-9, "momentum_drift": 1e-11}
 
 
-@pytest.fixture(scope="module", params=["explicit", "s3"])
+@pytest.fixture(scope="module", params=["explicit", "s3", "processed"])
 def done(request, lattice, tmp_path_factory):  # noqa: F811
     """A finished run in float32, two replicas, true energies; too soft and short for atoms to collide."""
     folder = tmp_path_factory.mktemp("run")
-    soft = make_model(folder / "soft.safetensors", request.param, energy=1e-5)
+    kind, processor = request.param, None
+    if kind == "processed":
+        kind, processor = "explicit", NETWORK
+    soft = make_model(folder / "soft.safetensors", kind, energy=1e-5, processor=processor)
     given = {"length_ps": 0.08, "stride_fs": 8, "calculator": SOFT, "replicas": 2, "precision": "float32"}
     return run(soft, lattice, folder / "out", settings(**given))
 
@@ -48,7 +51,10 @@ def test_report_has_every_figure(done):
         assert np.isfinite(section["stderr"])
     assert np.isfinite(report["drift"]["mev_per_atom_per_ps"])
     assert report["equipartition"]["Al"]["kelvin"] == pytest.approx(600, rel=0.05)  # hardly any forces
-    assert (report["solver"] if report["method"] == "s3" else {"unconverged": 0})["unconverged"] == 0
+    assert report.get("solver", {"unconverged": 0})["unconverged"] == 0
+    extra = report["cost"]["processor_gradients_per_output"]
+    assert ("solver" in report) == (report["method"] == "s3" or extra is not None)
+    assert extra is None or extra >= 2
     assert report["verdict"]["level"] in ("trust", "trust with care", "do not trust")
     assert "<svg" in (done / "report.html").read_text()
 

@@ -1,6 +1,7 @@
 """A trained map with all that is needed to use it, in one safetensors file. Loading one runs no code."""
 
 import json
+import math
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -9,7 +10,7 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError
+from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -21,7 +22,9 @@ from symstride.actions.processor import LearnedProcessor
 from symstride.data.config import Config
 from symstride.data.files import replacing
 from symstride.errors import ModelError
+from symstride.hamiltonians.forcefield import ForceField
 from symstride.maps.base import Map
+from symstride.maps.bonded import BondedFlight
 from symstride.maps.direct import Corrected
 from symstride.maps.dressed import Dressed, Fixed
 from symstride.maps.flight import FreeFlight
@@ -61,13 +64,19 @@ class MapConfig(Config):
     shared: bool = Field(
         default=True, description="one network for all kicks of an explicit map, or one for each"
     )
+    drift: Literal["free", "bonded"] = Field(
+        default="free",
+        description="of explicit and verlet maps: free flight, or that of bonds and angles found in the data "
+        "and fitted to their forces",
+    )
+    inner_fs: float = Field(default=0.25, gt=0, le=1, description="longest inner step of bonded flights, fs")
     corrections: PositiveInt | None = Field(
         default=None, description="of a corrected map: iterations of s3; none: until it is solved"
     )
-    dressing: Path | None = Field(
+    dressing: Literal["bonded"] | Path | None = Field(
         default=None,
-        description="of s3, direct and corrected: an explicit model, over half the stride before and after; "
-        "none: free flight",
+        description="of s3, direct and corrected: an explicit model, over half the stride before and after, "
+        "or bonded: the flight of bonds and angles; none: free flight",
     )
     processor: NetworkConfig | None = Field(
         default=None,
@@ -76,8 +85,28 @@ class MapConfig(Config):
     )
     orders: PositiveInt = Field(default=2, description="powers of h² in the learned corrections")
     precision: Literal["float32", "float64"] = "float32"
-    tolerance: PositiveFloat = Field(1e-5, description="of an implicit map's solve, thermal units")
+    tolerance: PositiveFloat = Field(
+        1e-5, description="of an implicit map's or a processor's solve, thermal units"
+    )
     network: NetworkConfig = NetworkConfig()
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> "MapConfig":
+        if self.drift == "bonded" and self.kind not in ("explicit", "verlet"):
+            raise ValueError(f"a map of kind {self.kind} has no drifts: give `dressing: bonded`")
+        if self.processor is not None and self.kind != "explicit":
+            raise ValueError(f"a map of kind {self.kind} takes no `processor`; those of kind explicit do")
+        return self
+
+    @property
+    def bonded(self) -> bool:
+        """Whether bonds and angles are to be found in the data."""
+        return "bonded" in (self.drift, self.dressing)
+
+    def without_bonds(self) -> "MapConfig":
+        """With free flight in place of flights of bonds and angles."""
+        dressing = None if self.dressing == "bonded" else self.dressing
+        return self.model_copy(update={"drift": "free", "dressing": dressing})
 
 
 class Scales(Config):
@@ -98,7 +127,8 @@ class Model:
     scales: Scales
     elements: tuple[int, ...]  # atomic numbers, ascending
     provenance: dict
-    dressing: "Model | None" = None  # the explicit model before and after, if it is not free flight
+    dressing: "Model | None" = None  # the explicit model before and after, if there is one
+    bonded: ForceField | None = None  # of the bonds and angles that some part of the map knows
 
     def with_map(self, built: Any) -> "Model":
         """The same model with other weights."""
@@ -113,21 +143,28 @@ class Model:
         return replace(self.with_map(cast), config=config)
 
     def solved_to(self, tolerance: float) -> "Model":
-        """The same model with an implicit map solved to another tolerance (thermal units)."""
+        """The same model with its equation, if it has one, solved to another tolerance (thermal units)."""
         config = self.config.model_copy(update={"tolerance": tolerance})
-        if self.config.kind not in IMPLICIT:
+        if not self.solves:
             return replace(self, config=config)
         solved = eqx.tree_at(lambda m: implicit_part(m).solver.tolerance, self.map, tolerance)
         return replace(self, map=solved, config=config)
 
     @property
+    def solves(self) -> bool:
+        """Whether there is an equation to solve: each stride, or at the outputs for a processor."""
+        return self.config.kind in IMPLICIT or self.config.processor is not None
+
+    @property
     def gradients_per_stride(self) -> int | None:
-        """Of an explicit map; an implicit one counts as it goes."""
+        """Of an explicit map, whose processor's are extra; an implicit one counts as it goes."""
         return {"explicit": self.config.drifts, "verlet": 1}.get(self.config.kind)
 
 
 def implicit_part(built: Any) -> Generated:
-    """The part of a dressed map that is given by a generating function."""
+    """The part of a dressed or processed map that is given by a generating function."""
+    if isinstance(built, Processed):
+        return built.processor
     return built.inner.implicit if isinstance(built.inner, Corrected) else built.inner
 
 
@@ -148,10 +185,17 @@ def build_map(
                 built, _processor(config.processor, config.tolerance, scales, len(elements), key)
             )
     else:
-        built = Dressed(
-            FreeFlight() if dressing is None else Fixed(dressing.map), _between(config, scales, sizes, key)
-        )
+        around = flight(config) if dressing is None else Fixed(dressing.map)
+        built = Dressed(around, _between(config, scales, sizes, key))
     return jax.tree.map(lambda x: x.astype(dtype) if eqx.is_inexact_array(x) else x, built)
+
+
+def flight(config: MapConfig) -> Map:
+    """What is known of the motion: of an explicit map's drifts, or of a dressing without a model."""
+    if not config.bonded:
+        return FreeFlight()
+    parts = {"explicit": config.drifts, "verlet": 1}.get(config.kind, 2)
+    return BondedFlight(math.ceil(max(config.strides_fs) / parts / config.inner_fs - 1e-9))
 
 
 def _palindrome(config: MapConfig, scales: Scales, sizes: dict[str, Any], key: jax.Array) -> Map:
@@ -161,7 +205,8 @@ def _palindrome(config: MapConfig, scales: Scales, sizes: dict[str, Any], key: j
     outputs = LearnedKicks.outputs(orders, distinct, shared)
     keys = jax.random.split(key, 1 if shared else distinct)
     networks = tuple(ParticleNetwork(outputs, **sizes, key=k) for k in keys)
-    return Palindrome(LearnedKicks(networks, scales.energy, scales.stride_unit, orders, distinct), drifts)
+    kicks = LearnedKicks(networks, scales.energy, scales.stride_unit, orders, distinct)
+    return Palindrome(kicks, drifts, flow=flight(config))
 
 
 def _processor(
@@ -203,7 +248,7 @@ def _header(model: Model) -> dict:
         "elements": list(model.elements),
         "provenance": model.provenance,
         "dressing": None if model.dressing is None else _header(model.dressing),
-    }
+    } | ({} if model.bonded is None else {"bonded": model.bonded.model_dump()})
 
 
 def load_model(path: Path) -> Model:
@@ -259,8 +304,11 @@ def _skeleton(header: dict, path: Path) -> Model:
         raise ModelError(f"{path}: its elements {elements} are not ascending atomic numbers")
     within = header.get("dressing")
     dressing = _skeleton(within, path) if within else None
+    bonded = ForceField.model_validate(header["bonded"]) if "bonded" in header else None
+    if bonded is None and (config.bonded or (dressing and dressing.bonded)):
+        raise ModelError(f"{path}: its configuration asks for bonds and angles, and it has none")
     built = eqx.filter_eval_shape(build_map, config, scales, elements, jax.random.key(0), dressing)
-    return Model(built, config, scales, elements, dict(header["provenance"]), dressing)
+    return Model(built, config, scales, elements, dict(header["provenance"]), dressing, bonded)
 
 
 def _named(tree) -> dict:

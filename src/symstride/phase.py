@@ -4,6 +4,7 @@ import equinox as eqx
 import jax.numpy as jnp
 from jax import Array
 
+from symstride.hamiltonians.bonded import Bonded
 from symstride.neighbors import AnyArray, Neighbors, nobody
 
 
@@ -31,6 +32,7 @@ class Particles(eqx.Module):
     masses: AnyArray  # [M] u, or a unit of their own
     neighbors: Neighbors
     replicas: int = eqx.field(static=True, default=1)
+    bonded: Bonded | None = None  # their known bonds and angles, for maps that use them
 
     def per_replica(self, x: Array) -> Array:
         """[M, d] → [replicas, dN]."""

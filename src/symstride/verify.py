@@ -12,7 +12,6 @@ import jax.numpy as jnp
 import numpy as np
 from ase import Atoms
 
-from symstride.data.pairs import species_of
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConvergenceError, DataError, ModelError, SimulationError
 from symstride.measure.report import write_report
@@ -28,10 +27,13 @@ from symstride.model import IMPLICIT, Model, load_model
 from symstride.phase import Phase
 from symstride.simulate.nve import Simulation
 from symstride.simulate.output import Output
-from symstride.units import FS
+from symstride.simulate.plan import simulation_of
 
-COST = ("gradients_per_stride", "gradients_per_ps", "divided_strides", "wall_s_per_ps")
-TOLERANCE = 1e-12  # of an implicit map's solve
+COST = (
+    *("gradients_per_stride", "gradients_per_ps", "processor_gradients_per_output", "divided_strides"),
+    "wall_s_per_ps",
+)
+TOLERANCE = 1e-12  # of an implicit map's or a processor's solve
 REVERSAL_STRIDES = 100
 MOMENTUM_STRIDES = 1000
 PATIENCE_S = 60.0  # for the momentum's strides
@@ -43,7 +45,8 @@ def verify(
     """Judges a run, also one that is not complete; writes report.json and report.html into `out` (the run's
     own directory if None) and returns the report.
 
-    The map's structure is measured in float64, an implicit one solved to 1e-12, from the last frame.
+    The map's structure is measured in float64, an implicit one solved to 1e-12, from the last frame; a
+    processed one's whole, Φ = χ⁻¹Kχ: one stride of it, and runs of χ, strides of K and χ⁻¹.
     `reference` are trajectories to compare with; `model` is where the run's model lies now, if it was moved.
     Raises DataError if there is no run, or too little of it, and ModelError for another model.
     """
@@ -87,9 +90,10 @@ def verify(
         "notes": sections["notes"] + notes,
         "provenance": _provenance(record, run),
     }
-    if loaded.config.kind in IMPLICIT:
+    if loaded.solves:
         unsolved = (record["failure"] or {}).get("kind") == ConvergenceError.__name__
-        steps = record["strides"] * len(starts) + unsolved
+        each = record["strides"] if loaded.config.kind in IMPLICIT else len(starts[0].times)
+        steps = each * len(starts) + unsolved
         report["solver"] = {"steps": steps, "unconverged": int(unsolved)}
     return write_report(out or Path(run), report, plots)
 
@@ -104,25 +108,16 @@ class _Exact:
     @staticmethod
     def of(model: Model, system: Trajectory, stride_fs: float) -> "_Exact":
         exact = model.cast("float64").solved_to(TOLERANCE)
-        simulation = Simulation(
-            exact.map,
-            stride_fs * FS,
-            species_of(system.numbers, model.elements),
-            system.masses,
-            system.cell,
-            system.pbc,
-            model.config.network.cutoff,
-            skin=2.0,
-            replicas=1,
-        )
+        simulation = simulation_of(exact, system, stride_fs, skin=2.0)
         found = simulation.particles(system.positions[-1]).neighbors
         return _Exact(simulation, found.index.shape[1] * 5 // 4)
 
     def advance(self, q: Array, p: Array, strides: int) -> tuple[Array, Array]:
-        done = self.simulation.stretch(Phase(jnp.asarray(q), jnp.asarray(p)), None, strides, slots=self.slots)
+        z = Phase(jnp.asarray(q), jnp.asarray(p))
+        done = self.simulation.stretch(z, None, strides, every=strides, frames=1, slots=self.slots)
         if done.failure:
             raise done.failure.error
-        return done.z.q, done.z.p
+        return done.positions[0], done.momenta[0]
 
     def step_from(self, q: Array):
         """One stride with the neighbour lists of q, differentiable."""

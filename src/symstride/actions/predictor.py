@@ -7,7 +7,7 @@ from jax import Array
 
 from symstride.actions.particle import Constant
 from symstride.actions.prior import Sum
-from symstride.actions.small import Cartesian, Features, Isolated
+from symstride.actions.small import Cartesian, Features, Isolated, apart, strides
 from symstride.maps.direct import Direct
 from symstride.maps.generating import Action
 from symstride.neighbors import AnyArray
@@ -50,8 +50,9 @@ class SmallDirect(Direct):
         """Standardised over points z and their changes, [replicas·N, d] of `particles`, several replicas."""
         self.prior, self.features, self.stride = prior, features or Cartesian(), stride
         by_q, by_p = prior.gradient(z.q, z.p, stride, particles)
-        q, p, dq, dp = (self._apart(x, particles) for x in (z.q, z.p, change.q - by_p, change.p + by_q))
-        seen = jax.vmap(self._inputs)(q, p, self._masses(particles))
+        known = z.q, z.p, particles.masses, change.q - by_p, change.p + by_q
+        q, p, masses, dq, dp = (apart(x, particles) for x in known)
+        seen = jax.vmap(self._inputs)(q, p, masses)
         spread = seen.std(0)
         self.mean, self.spread = Constant(seen.mean(0)), Constant(jnp.where(spread > 1e-9, spread, 1.0))
         self.size = Constant(jnp.stack([jnp.sqrt(jnp.mean(x**2, 0)) for x in (dq, dp)]))
@@ -62,9 +63,9 @@ class SmallDirect(Direct):
         self.readout = jax.random.normal(last, (hidden, self.size.array.size)) / hidden**0.5
 
     def change(self, z: Phase, h: float | Array, particles: Particles) -> Phase:
-        masses = self._masses(particles)
-        x = (jnp.broadcast_to(h, particles.masses.shape).reshape(masses.shape)[:, 0] / self.stride) ** 2
-        q, p = jax.vmap(self._one)(self._apart(z.q, particles), self._apart(z.p, particles), masses, x)
+        x = (strides(h, particles) / self.stride) ** 2
+        q, p, masses = (apart(x, particles) for x in (z.q, z.p, particles.masses))
+        q, p = jax.vmap(self._one)(q, p, masses, x)
         by_q, by_p = self.prior.gradient(z.q, z.p, h, particles)
         return Phase(by_p + q.reshape(z.q.shape), -by_q + p.reshape(z.p.shape))
 
@@ -82,11 +83,3 @@ class SmallDirect(Direct):
             v = p / jnp.asarray(masses)[:, None]
             seen += [(q[1:] - q[0]).ravel(), (v[1:] - v[0]).ravel()]
         return jnp.concatenate(seen)
-
-    @staticmethod
-    def _apart(x: Array, particles: Particles) -> Array:
-        return x.reshape(particles.replicas, -1, x.shape[-1])
-
-    @staticmethod
-    def _masses(particles: Particles) -> Array:
-        return jnp.asarray(particles.masses).reshape(particles.replicas, -1)

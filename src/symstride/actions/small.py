@@ -96,7 +96,15 @@ class Graded(eqx.Module):
     readout: Array
 
     def __init__(
-        self, even: Array, odd: Array, outputs: int, hidden: int, width: int, depth: int, key: Array
+        self,
+        even: Array,
+        odd: Array,
+        outputs: int,
+        *,
+        hidden: int = 48,
+        width: int = 16,
+        depth: int = 2,
+        key: Array,
     ):
         """Constants from the data, even [B, E] and odd [B, O]."""
         spread, odd_spread = even.std(0), jnp.sqrt(jnp.mean(odd**2, 0))
@@ -127,15 +135,19 @@ def _dense(key: Array, rows: int, columns: int) -> Array:
     return jax.random.normal(key, (rows, columns)) / jnp.sqrt(rows)
 
 
-def _strides(h: float | Array, particles: Particles) -> Array:
+def apart(x: AnyArray, particles: Particles) -> Array:
+    """[M, …] → [replicas, N, …]"""
+    return jnp.reshape(x, (particles.replicas, -1, *x.shape[1:]))
+
+
+def strides(h: float | Array, particles: Particles) -> Array:
     """The stride of each replica [replicas], whose bodies all share it."""
-    return jnp.broadcast_to(h, particles.masses.shape).reshape(particles.replicas, -1)[:, 0]
+    return apart(jnp.broadcast_to(h, particles.masses.shape), particles)[:, 0]
 
 
 def _features(features: Features, q: Array, p: Array, particles: Particles) -> tuple[Array, Array]:
     """[replicas, E] and [replicas, O]."""
-    qs, ps = (x.reshape(particles.replicas, -1, x.shape[-1]) for x in (q, p))
-    return jax.vmap(features)(qs, ps, particles.masses.reshape(particles.replicas, -1))
+    return jax.vmap(features)(*(apart(x, particles) for x in (q, p, particles.masses)))
 
 
 class SmallAction(Action):
@@ -160,18 +172,17 @@ class SmallAction(Action):
         energy: float,
         stride: float,
         order: int = 0,
-        hidden: int = 48,
-        width: int = 16,
-        depth: int = 2,
         key: Array,
+        **sizes: int,
     ):
-        """Inputs are standardised over the replicas of `particles` at q, p [replicas·N, d]."""
+        """Inputs are standardised over the replicas of `particles` at q, p [replicas·N, d]; `sizes` are
+        those of `Graded`: hidden, width, depth."""
         self.features, self.energy, self.stride, self.order = features, energy, stride, order
         even, odd = _features(features, q, p, particles)
-        self.network = Graded(even, odd, 1, hidden, width, depth, key)
+        self.network = Graded(even, odd, 1, key=key, **sizes)
 
     def value(self, q: Array, p: Array, h: float | Array, particles: Particles) -> Array:
-        h = _strides(h, particles)
+        h = strides(h, particles)
         x = (h / self.stride) ** 2
         s = jax.vmap(self.network)(*_features(self.features, q, p, particles), x)[:, 0]
         return self.energy * jnp.sum(h * x**self.order * s)
@@ -196,26 +207,24 @@ class SmallKicks(Kicks):
         stride: float,
         potential: Callable[[Array], Array] | None = None,
         distinct: int = 2,
-        hidden: int = 48,
-        width: int = 16,
-        depth: int = 2,
         key: Array,
+        **sizes: int,
     ):
-        """`distinct` kicks: of a palindrome of n drifts, n // 2 + 1."""
+        """`distinct` kicks: of a palindrome of n drifts, n // 2 + 1; `sizes` as for `SmallAction`."""
         self.features, self.potential, self.energy, self.stride = features, potential, energy, stride
         even, _ = _features(features, q, jnp.zeros_like(q), particles)
         outputs = distinct + (potential is None)
-        self.network = Graded(even, jnp.zeros((len(even), 0)), outputs, hidden, width, depth, key)
+        self.network = Graded(even, jnp.zeros((len(even), 0)), outputs, key=key, **sizes)
 
     def value(self, k: int, q: Array, h: float | Array, particles: Particles) -> Array:
         """U_k summed over replicas []."""
-        x = (_strides(h, particles) / self.stride) ** 2
+        x = (strides(h, particles) / self.stride) ** 2
         even, _ = _features(self.features, q, jnp.zeros_like(q), particles)
         outputs = jax.vmap(self.network)(even, jnp.zeros((len(even), 0)), x)
         learned = jnp.sum(x * outputs[:, k])
         if self.potential is None:
             return self.energy * (learned + jnp.sum(outputs[:, -1]))
-        known = jax.vmap(self.potential)(q.reshape(particles.replicas, -1, q.shape[-1]))
+        known = jax.vmap(self.potential)(apart(q, particles))
         return self.energy * learned + jnp.sum(known)
 
     def force(self, k: int, q: Array, h: float | Array, particles: Particles) -> Array:

@@ -74,9 +74,11 @@ def command(
         typer.echo(f"{out}: finished before, {record['length_ps']:g} ps; nothing to do")
         return
     rate, used = record["wall_s_per_ps"], record["settings"]
+    extra = record["processor_gradients_per_output"]
     typer.echo(
         f"{out}: {used['replicas']} × {record['length_ps']:g} ps at {used['stride_fs']:g} fs, "
         f"{record['gradients_per_stride']:.3g} gradients a stride"
+        + (f", {extra:.2g} more at an output" if extra is not None else "")
         + (f", {record['divided_strides']} strides divided" if used["unsolved"] == "substep" else "")
         + (f", {rate:.3g} s/ps" if rate else "")
     )

@@ -31,9 +31,13 @@ class Config(BaseModel):
 
 
 class StructureConfig(Config):
-    """A structure file that ASE reads (its last frame), or a bulk crystal; `repeat` along each axis."""
+    """A structure file that ASE reads, or a bulk crystal; `repeat` along each axis.
+
+    Of a file with several frames all trajectories begin at the last, or with `frames: each` at their own.
+    """
 
     file: Path | None = Field(default=None, description="a structure file that ASE reads")
+    frames: Literal["each"] | None = Field(default=None, description="each: trajectory n begins at frame n")
     bulk: str | None = Field(default=None, description="a chemical symbol or formula, as for ase.build.bulk")
     cubic: bool = False
     a: PositiveFloat | None = Field(default=None, description="lattice constant, Å")
@@ -45,6 +49,8 @@ class StructureConfig(Config):
             raise ValueError("give either `file: PATH` or `bulk: Al`")
         if self.file is not None and (self.cubic or self.a is not None):
             raise ValueError("`cubic` and `a` belong to `bulk`, not to `file`")
+        if self.bulk is not None and self.frames:
+            raise ValueError("`frames` belongs to `file`, not to `bulk`")
         return self
 
 

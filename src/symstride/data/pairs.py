@@ -11,6 +11,8 @@ from jax import Array
 
 from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError
+from symstride.hamiltonians import bonded as bonds
+from symstride.hamiltonians.forcefield import ForceField
 from symstride.neighbors import join, neighbor_list
 from symstride.phase import Particles, Phase
 from symstride.units import FS
@@ -31,7 +33,8 @@ class Pairs:
     """All pairs of frames one stride apart, drawn at random but reproducibly.
 
     **Arguments:** trajectories of systems with one number of atoms; the strides in fs, each a multiple of
-    the frames' spacing; the model's elements; the network's cutoff [Å].
+    the frames' spacing; the model's elements; the network's cutoff [Å]; what bonds and angles cost, for maps
+    that know them.
 
     Raises DataError where a trajectory is too short for a stride, or its spacing does not divide it.
     """
@@ -42,9 +45,16 @@ class Pairs:
         strides_fs: Sequence[float],
         elements: Sequence[int],
         cutoff: float,
+        bonded: ForceField | None = None,
     ):
         self.trajectories, self.strides_fs, self.cutoff = list(trajectories), list(strides_fs), cutoff
-        self.elements = list(elements)
+        self.elements, self.bonded = list(elements), bonded
+        self.terms = bonded and bonds.level(
+            [
+                bonded.terms(t.numbers, t.positions[0], t.cell, t.pbc, t.info.get("path", "data"))
+                for t in self.trajectories
+            ]
+        )
         self.offsets = [[_offset(t, stride) for stride in strides_fs] for t in self.trajectories]
         if len({t.n_atoms for t in self.trajectories}) > 1:
             counts = sorted({t.n_atoms for t in self.trajectories})
@@ -60,15 +70,19 @@ class Pairs:
         self.batch(np.random.default_rng(0), 128)
         self.slots += 2
 
-    def batch(self, rng: np.random.Generator, frames: int, first: int = 0) -> Batch:
-        """`frames` pairs; the strides take turns, beginning with number `first`."""
-        picked = []
+    def batch(
+        self, rng: np.random.Generator, frames: int, first: int = 0, strides: Sequence[int] | None = None
+    ) -> Batch:
+        """`frames` pairs; the strides, or those of these numbers, take turns, beginning with the `first`."""
+        turns = strides or range(len(self.strides_fs))
+        picked, terms = [], []
         for n in range(frames):
-            group = (first + n) % len(self.strides_fs)
+            group = turns[(first + n) % len(turns)]
             which = int(rng.integers(len(self.trajectories)))
             t, offset = self.trajectories[which], self.offsets[which][group]
             start = int(rng.integers(len(t.times) - offset))
             picked.append((t, start, start + offset, group))
+            terms += [self.terms[which]] if self.terms else []
         middles = [(t.positions[a] + t.positions[b]) / 2 for t, a, b, _ in picked]
         lists = [
             neighbor_list(q, t.cell, t.pbc, self.cutoff + self.skin, self.slots)
@@ -89,6 +103,7 @@ class Pairs:
                 np.concatenate([t.masses for t, *_ in picked]),
                 jax.tree.map(np.asarray, neighbors),
                 replicas=frames,
+                bonded=bonds.join(terms) if terms else None,
             ),
         )
 

@@ -6,27 +6,24 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from ase import Atoms
 from ase.build import bulk
 from ase.io import read as ase_read
-from ase.md.langevin import Langevin
 from ase.md.velocitydistribution import Stationary, ZeroRotation
-from ase.md.verlet import VelocityVerlet
 
 from symstride.data import h5md
 from symstride.data.calculators import describe_calculator, make_calculator
 from symstride.data.checks import check_trajectory, energy_drift
 from symstride.data.config import SampleConfig, StructureConfig
+from symstride.data.dynamics import Move, make_dynamics
 from symstride.data.files import load_arrays, locked, save_arrays
 from symstride.data.segments import Segments
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError, DataError, SymstrideError
 from symstride.units import FS, KB
 
-FRICTION = 0.01 / FS  # 10/ps: decorrelates velocities within 0.1 ps, still far from overdamped
 NEAR_MINIMUM = 0.1  # eV/Å; below it potential energy is missing, and momenta at 2T supply both halves
 MAX_FLUCTUATION = 0.25  # of the total over that of the kinetic energy; Verlet's is (ωh)²/4, so ωh = 1
 
@@ -39,13 +36,16 @@ class Stopped(Exception):
     """Asked to stop between two steps."""
 
 
-def build_structure(config: StructureConfig) -> Atoms:
-    """The structure a configuration names; ConfigError or DataError if there is none or it makes no sense."""
+def build_structure(config: StructureConfig, trajectory: int = 0) -> Atoms:
+    """The structure at which a trajectory begins; ConfigError or DataError if there is none or it makes no
+    sense."""
     source = str(config.file or f"bulk {config.bulk}")
     try:
-        atoms = (
-            ase_read(config.file) if config.file else bulk(str(config.bulk), a=config.a, cubic=config.cubic)
-        )
+        if config.file:
+            frames = ase_read(config.file, ":" if config.frames else "-1:")
+            atoms = frames[trajectory % len(frames)]
+        else:
+            atoms = bulk(str(config.bulk), a=config.a, cubic=config.cubic)
     except Exception as error:
         reason = " ".join(str(error).split()) or type(error).__name__
         raise ConfigError(f"structure: {source} cannot be made ({reason})") from error
@@ -68,7 +68,7 @@ def sample_one(
 ) -> Path:
     """Makes or completes trajectory `index` and returns its file, `config.output/0000.h5` for the first.
 
-    `report` is told the steps done so far; `stopped` is asked before each step whether to give up (raising
+    `report` is told the steps done so far; `stopped` is asked time and again whether to give up (raising
     Stopped). Raises DataError if the calculator fails, UnphysicalError if it does not keep its energy.
     """
     path = config.output / f"{index:04d}.h5"
@@ -160,8 +160,8 @@ def _trajectory(atoms: Atoms, info: dict, frames: list[_Frame]) -> Trajectory:
 class _Sampler:
     """A trajectory as it is made.
 
-    At the end of each segment the calculator forgets its history (neighbour lists, wave functions), as it
-    does in a restart, so that both give the same numbers.
+    Each segment begins with no history (neighbour lists, wave functions, noise), as it does in a restart, so
+    that both give the same numbers.
     """
 
     config: SampleConfig
@@ -172,9 +172,9 @@ class _Sampler:
 
     def __post_init__(self) -> None:
         config = self.config
-        self.atoms = build_structure(config.structure)
-        self.calculator: Any = make_calculator(config.calculator)
-        self.atoms.calc = self.calculator
+        self.atoms = build_structure(config.structure, self.index)
+        self.atoms.calc = make_calculator(config.calculator)
+        self.dynamics = make_dynamics(self.atoms, config.timestep_fs)
         self.temperature = config.temperature_K[self.index % len(config.temperature_K)]
         self.step = 0  # Langevin and Verlet steps since the start
         self.start_energy: float | None = None  # total, of frame 0
@@ -197,7 +197,6 @@ class _Sampler:
         while done < self.config.frames:
             end = min(self.config.frames, done + self.config.segment_frames)
             self.segments.append(self._segment(done, end))
-            self._forget()
             done = end
 
     def _resume(self) -> int:
@@ -211,7 +210,8 @@ class _Sampler:
 
     def _segment(self, begin: int, end: int) -> Trajectory:
         spacing = self.config.timestep_fs * self.config.every
-        verlet = VelocityVerlet(self.atoms, self.config.timestep_fs * FS)
+        with self._calculating():
+            verlet = self.dynamics.verlet()
         frames = []
         for index in range(begin, end):
             self._advance(verlet, self.config.every if index > 0 else 0)
@@ -221,10 +221,7 @@ class _Sampler:
     def _frame(self, time: float) -> _Frame:
         atoms = self.atoms
         with self._calculating():
-            # with electronic smearing, forces are the gradient of the free energy
-            consistent = "free_energy" in getattr(self.calculator, "implemented_properties", ())
-            energy = float(atoms.get_potential_energy(force_consistent=consistent))
-            forces = atoms.get_forces()
+            energy, forces = self.dynamics.read()
         total = energy + float(atoms.get_kinetic_energy())
         if self.start_energy is None:
             self.start_energy = total
@@ -249,48 +246,42 @@ class _Sampler:
             self.step = int(saved["step"])
         else:
             with self._calculating():
-                near_minimum = np.abs(atoms.get_forces()).max() < NEAR_MINIMUM
+                self.dynamics.verlet()
+                near_minimum = np.abs(self.dynamics.read()[1]).max() < NEAR_MINIMUM
             kT = KB * self.temperature * (2 if near_minimum else 1)
             momenta = np.sqrt(atoms.get_masses() * kT)[:, None] * rng.standard_normal((len(atoms), 3))
             self._place(atoms.positions, momenta)
-            self._forget()
-        langevin = Langevin(
-            atoms,
-            config.timestep_fs * FS,
-            temperature_K=self.temperature,
-            friction=FRICTION,
-            fixcm=False,
-            rng=rng,
-        )
         while self.step < steps:
+            with self._calculating():
+                langevin = self.dynamics.langevin(self.temperature, rng)
             self._advance(langevin, min(config.segment_frames * config.every, steps - self.step))
+            with self._calculating():
+                self.dynamics.read()
             state = {
                 "positions": atoms.positions,
                 "momenta": atoms.get_momenta(),
                 "step": np.array(self.step),
             }
             save_arrays(checkpoint, state | {"rng": np.array(json.dumps(rng.bit_generator.state))})
-            self._forget()
         Stationary(atoms, preserve_temperature=False)
         if not atoms.pbc.any() and len(atoms) > 1:
             with np.errstate(invalid="ignore"):  # ASE divides 0 by 0 for atoms on a line, and drops it
                 ZeroRotation(atoms, preserve_temperature=False)
 
-    def _advance(self, dynamics: VelocityVerlet | Langevin, steps: int) -> None:
-        for _ in range(steps):
+    def _advance(self, move: Move, steps: int) -> None:
+        end = self.step + steps
+        while self.step < end:
             if self.stopped():
                 raise Stopped
+            stretch = min(self.dynamics.stretch, end - self.step)
             with self._calculating():
-                dynamics.step()
-            self.step += 1
+                move(stretch)
+            self.step += stretch
             self.report(self.step)
 
     def _place(self, positions: np.ndarray, momenta: np.ndarray) -> None:
         self.atoms.set_positions(positions)
         self.atoms.set_momenta(momenta)
-
-    def _forget(self) -> None:
-        self.calculator.reset()
 
     @contextmanager
     def _calculating(self) -> Iterator[None]:

@@ -52,7 +52,10 @@ def _claim(config: SampleConfig) -> None:
     path = config.output / "sample.json"
     ours = config.model_dump(mode="json", by_alias=True, exclude=_FREE_KEYS)
     if config.structure.file:
-        ours["structure"]["sha256"] = sha256(config.structure.file.read_bytes()).hexdigest()
+        ours["structure"]["sha256"] = _digest(config.structure.file)
+    if config.calculator.name == "openmm":
+        read = [a for key, a in config.calculator.arguments.items() if key in ("system", "topology")]
+        ours["calculator"]["sha256"] = {str(file): _digest(Path(file)) for file in read}
     if not path.exists():
         with replacing(path) as file:
             file.write(json.dumps(ours, indent=1).encode())
@@ -66,6 +69,10 @@ def _claim(config: SampleConfig) -> None:
             f"output: {config.output} was made with {key} = {was}, the configuration now says {now};"
             " use another directory"
         )
+
+
+def _digest(path: Path) -> str:
+    return sha256(path.read_bytes()).hexdigest()
 
 
 def _differences(a: Any, b: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:

@@ -38,9 +38,7 @@ class Direct(Map):
         return z, None, Status.explicit(1, particles.neighbors.excursion(z.q), particles.replicas)
 
     def inverse(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:
-        raise ModelError(
-            "a direct predictor has no inverse: take an S³ or an explicit map to go back in time"
-        )
+        raise ModelError(NO_INVERSE)
 
 
 class Corrected(Map):

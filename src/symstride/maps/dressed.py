@@ -55,6 +55,10 @@ class Fixed(Map):
 
     map: Map
 
+    @property
+    def beginning(self) -> int:
+        return self.map.beginning
+
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> Any:
         return self._stopped.begin(z, h, particles)
 

@@ -8,6 +8,7 @@ from jax import Array
 from scipy.integrate import newton_cotes
 
 from symstride.maps.base import Map
+from symstride.maps.flight import FreeFlight
 from symstride.phase import Particles, Phase, Status
 
 
@@ -19,27 +20,28 @@ class Kicks(eqx.Module):
         """[M, 3] eV/Å. Even in h: it may depend on h² and masses, never on momenta."""
 
 
-class Palindrome(Map):
-    """K₁ D K₂ D … K₂ D K₁ with `drifts` equal drifts between `drifts` + 1 kicks.
+class Alternation(Map):
+    """Kicks and drifts in turn, K₀ D₁ K₁ … D_n K_n, the coefficients reading the same backwards.
 
-        kick k:  p ← p − c_k h ∇U_k(q)        drift:  q ← q + (h/n) p/m
+        kick k:  p ← p − b_k h ∇U_k(q)        drift k:  the `flow` over a_k h, free flight q ← q + a_k h p/m
 
-    c_k are the Newton–Cotes weights, so that as h → 0 all U_k tend to the potential energy V: two drifts
-    give Simpson's 1/6, 2/3, 1/6, and one drift is velocity Verlet. The last kick of a stride and the first
-    of the next are at the same q and share one gradient: n gradients a stride. With learned U_k two drifts
-    represent every harmonic motion up to ωh = 2π, four up to 4π.
-
-    Sources: Chin, Phys. Lett. A 226, 344 (1997) for the limit of short strides; Turaev, Nonlinearity 16,
-    123 (2003): every symplectic map is a limit of such compositions.
+    The last kick of a stride and the first of the next are at the same q and share one gradient: n gradients
+    a stride. The flow may be that of any known Hamiltonian; it must be symplectic, reversible and odd in h,
+    for the whole to be so, and remember nothing.
     """
 
     kicks: Kicks
-    drifts: int = eqx.field(static=True, default=2)
+    flow: Map = eqx.field(default=FreeFlight(), kw_only=True)
 
     @property
-    def weights(self) -> list[float]:
-        """c_k of all kicks in turn."""
-        return [float(w) / self.drifts for w in newton_cotes(self.drifts, 1)[0]]
+    @abstractmethod
+    def weights(self) -> tuple[float, ...]:
+        """b_k of all kicks in turn, n + 1."""
+
+    @property
+    @abstractmethod
+    def fractions(self) -> tuple[float, ...]:
+        """a_k of all drifts in turn, n."""
 
     @property
     def beginning(self) -> int:
@@ -53,17 +55,16 @@ class Palindrome(Map):
         self, z: Phase, memory: Array, h: float | Array, particles: Particles
     ) -> tuple[Phase, Array, Status]:
         h = jnp.broadcast_to(h, particles.masses.shape)
-        q, p, force = z.q, z.p, memory
-        excursion = particles.neighbors.excursion(q)
-        flight = (h / self.drifts / particles.masses)[:, None]
+        drifts, force = len(self.fractions), memory
+        excursion = particles.neighbors.excursion(z.q)
         first, *weights = self.weights
-        p = p + first * h[:, None] * force
-        for n, weight in enumerate(weights, start=1):
-            q = q + flight * p
-            excursion = jnp.maximum(excursion, particles.neighbors.excursion(q))
-            force = self.kicks.force(min(n, self.drifts - n), q, h, particles)
-            p = p + weight * h[:, None] * force
-        return Phase(q, p), force, Status.explicit(self.drifts, excursion, particles.replicas)
+        z = Phase(z.q, z.p + first * h[:, None] * force)
+        for n, (fraction, weight) in enumerate(zip(self.fractions, weights, strict=True), start=1):
+            z, _, _ = self.flow.step(z, None, fraction * h, particles)
+            excursion = jnp.maximum(excursion, particles.neighbors.excursion(z.q))
+            force = self.kicks.force(min(n, drifts - n), z.q, h, particles)
+            z = Phase(z.q, z.p + weight * h[:, None] * force)
+        return z, force, Status.explicit(drifts, excursion, particles.replicas)
 
     def mismatch(self, start: Phase, end: Phase, h: float | Array, particles: Particles) -> Phase:
         """How far half a stride from `start` and half of one back from `end` fail to meet at the middle kick.
@@ -71,17 +72,38 @@ class Palindrome(Map):
         Zero where the stride from `start` ends in `end`. For an even number of drifts. No path is followed
         beyond its middle: where kicks are bad yet, it stays near the true one, also for long strides.
         """
-        h = jnp.broadcast_to(h, particles.masses.shape)[:, None]
-        flight, half = h / self.drifts / particles.masses[:, None], self.drifts // 2
-        *before, last = self.weights[: half + 1]
+        h, half = jnp.broadcast_to(h, particles.masses.shape), len(self.fractions) // 2
 
-        def reach(z: Phase, sign: int) -> Phase:
-            q, p = z.q, z.p
-            for k, weight in enumerate(before):
-                p = p + sign * weight * h * self.kicks.force(k, q, h[:, 0], particles)
-                q = q + sign * flight * p
-            return Phase(q, p)
+        def middle(z: Phase, h: Array) -> Phase:
+            for k, (fraction, weight) in enumerate(zip(self.fractions[:half], self.weights, strict=False)):
+                force = self.kicks.force(k, z.q, h, particles)
+                z = Phase(z.q, z.p + weight * h[:, None] * force)
+                z, _, _ = self.flow.step(z, None, fraction * h, particles)
+            return z
 
-        a, b = reach(start, 1), reach(end, -1)
-        force = self.kicks.force(half, (a.q + b.q) / 2, h[:, 0], particles)
-        return Phase(a.q - b.q, a.p - b.p + last * h * force)
+        a, b = middle(start, h), middle(end, -h)
+        force = self.kicks.force(half, (a.q + b.q) / 2, h, particles)
+        return Phase(a.q - b.q, a.p - b.p + self.weights[half] * h[:, None] * force)
+
+
+class Palindrome(Alternation):
+    """K₁ D K₂ D … K₂ D K₁ with `drifts` equal drifts between `drifts` + 1 kicks.
+
+    The kicks' weights are those of Newton and Cotes, so that as h → 0 all U_k tend to the potential energy V
+    (without what the flow carries): two drifts give Simpson's 1/6, 2/3, 1/6, and one drift is velocity
+    Verlet. With learned U_k and free flight two drifts represent every harmonic motion up to ωh = 2π, four up
+    to 4π.
+
+    Sources: Chin, Phys. Lett. A 226, 344 (1997) for the limit of short strides; Turaev, Nonlinearity 16,
+    123 (2003): every symplectic map is a limit of such compositions.
+    """
+
+    drifts: int = eqx.field(static=True, default=2)
+
+    @property
+    def weights(self) -> tuple[float, ...]:
+        return tuple(float(w) / self.drifts for w in newton_cotes(self.drifts, 1)[0])
+
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        return (1 / self.drifts,) * self.drifts

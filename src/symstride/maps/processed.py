@@ -21,6 +21,11 @@ class Backward(Action):
         return -self.action.value(q, p, h, particles)
 
 
+def kernel_of(map: Map) -> Map:
+    """What a run repeats between its start and its outputs: the map itself if it has no processor."""
+    return map.kernel if isinstance(map, Processed) else map
+
+
 class Processed(Map):
     """Φ_h = χ_h⁻¹ ∘ K_h ∘ χ_h, with K the `kernel` and χ the `processor`, a symplectic map near the identity.
 
@@ -46,12 +51,15 @@ class Processed(Map):
         """χ(z)."""
         return self.processor(z, h, particles)
 
-    def entering(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Phase]:
-        """χ(z) after two iterations, which training differentiates, and what the second changed."""
-        none = jnp.zeros_like(z.q)
-        q, p, _ = self.processor.change(z, none, none, h, particles)
-        dq, dp, _ = self.processor.change(z, q, p, h, particles)
-        return Phase(z.q + dq, z.p + dp), Phase(dq - q, dp - p)
+    def entering(
+        self, z: Phase, h: float | Array, particles: Particles, iterations: int
+    ) -> tuple[Phase, Phase]:
+        """χ(z) after so many iterations, which training differentiates, and what the last changed."""
+        now = last = Phase(jnp.zeros_like(z.q), jnp.zeros_like(z.q))
+        for _ in range(iterations):
+            dq, dp, _ = self.processor.change(z, now.q, now.p, h, particles)
+            now, last = Phase(dq, dp), now
+        return Phase(z.q + now.q, z.p + now.p), Phase(now.q - last.q, now.p - last.p)
 
     def leave(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:
         """χ⁻¹(z)."""

@@ -2,13 +2,11 @@
 
 import equinox as eqx
 import jax
-import jax.numpy as jnp
 from jax import Array
 
 from symstride.hamiltonians.base import Separable
-from symstride.maps.base import Map
-from symstride.maps.palindrome import Kicks, Palindrome
-from symstride.phase import Particles, Phase, Status
+from symstride.maps.palindrome import Alternation, Kicks, Palindrome
+from symstride.phase import Particles
 
 
 class PotentialKicks(Kicks):
@@ -21,37 +19,19 @@ class PotentialKicks(Kicks):
         return jax.vmap(self.hamiltonian.force)(apart).reshape(q.shape)
 
 
-class Splitting(Map):
-    """K(b₀h) D(a₁h) K(b₁h) … D(a_nh) K(b_nh), kicks by V and drifts; coefficients read the same backwards.
+class Splitting(Alternation):
+    """K(b₀h) D(a₁h) K(b₁h) … D(a_nh) K(b_nh), kicks by V and drifts of unequal length."""
 
-    Successive strides share the force at the joint: n gradients each.
-    """
-
-    kicks: PotentialKicks
     kick: tuple[float, ...] = eqx.field(static=True)  # b, n + 1
     drift: tuple[float, ...] = eqx.field(static=True)  # a, n
 
     @property
-    def beginning(self) -> int:
-        return 1
+    def weights(self) -> tuple[float, ...]:
+        return self.kick
 
-    def begin(self, z: Phase, h: float | Array, particles: Particles) -> Array:
-        """The force at z."""
-        return self.kicks.force(0, z.q, h, particles)
-
-    def step(
-        self, z: Phase, memory: Array, h: float | Array, particles: Particles
-    ) -> tuple[Phase, Array, Status]:
-        h = jnp.broadcast_to(h, particles.masses.shape)[:, None]
-        velocity = h / particles.masses[:, None]
-        first, *kick = self.kick
-        q, force = z.q, memory
-        p = z.p + first * h * force
-        for a, b in zip(self.drift, kick, strict=True):
-            q = q + a * velocity * p
-            force = self.kicks.force(0, q, h, particles)
-            p = p + b * h * force
-        return Phase(q, p), force, Status.explicit(len(self.drift), jnp.zeros(()), particles.replicas)
+    @property
+    def fractions(self) -> tuple[float, ...]:
+        return self.drift
 
 
 def verlet(hamiltonian: Separable) -> Palindrome:

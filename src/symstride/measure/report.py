@@ -202,6 +202,9 @@ def _cost(report: Mapping[str, Any]) -> str:
     alone = "" if own.get("rivals") else " No rival was timed beside it."
     divided = own.get("divided_strides")
     solved = f" {divided} strides were not solved and divided; their gradients count." if divided else ""
+    processor = own.get("processor_gradients_per_output")
+    if processor is not None:
+        solved += f" Besides, the processor takes {processor:.2g} at each frame kept and the start."
     head = "".join(
         f"<th>{name}</th>"
         for name in (

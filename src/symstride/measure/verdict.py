@@ -132,8 +132,8 @@ def _solver(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:
     if found.get("steps"):
         share = found["unconverged"] / found["steps"]
         grade = "good" if share == 0 else "care" if share <= UNCONVERGED_BAR else "bad"
-        measured = f"{found['unconverged']} of {found['steps']} strides"
-        yield _reason("Solver", grade, measured, "0", "strides whose equation was not solved to tolerance")
+        measured = f"{found['unconverged']} of {found['steps']}"
+        yield _reason("Solver", grade, measured, "0", "equations not solved to tolerance")
 
 
 def _temperatures(report: Mapping[str, Any]) -> Iterator[dict[str, str]]:

@@ -9,6 +9,8 @@ from ase.data import chemical_symbols
 from symstride.errors import ConfigError
 from symstride.maps.dressed import Dressed
 from symstride.maps.flight import FreeFlight
+from symstride.maps.palindrome import Palindrome
+from symstride.maps.processed import kernel_of
 from symstride.measure.caustic import Reach, limit
 from symstride.measure.spectra import WAVENUMBER_FS
 from symstride.model import IMPLICIT, Model
@@ -37,7 +39,10 @@ def check_stride(model: Model, stride_fs: float | None) -> float:
 
 def reach_of(model: Model, stride_fs: float) -> Reach | None:
     """Where such a stride puts the fastest mode in the training data; None if the model does not say, or its
-    kind has no caustic, or one that is not known (S³ dressed by a learned map)."""
+    kind has no caustic, or one that is not known (S³ dressed by a learned map, drifts with bonds)."""
+    kernel = kernel_of(model.map)
+    if isinstance(kernel, Palindrome) and not isinstance(kernel.flow, FreeFlight):
+        return None
     wavenumber, kind = model.provenance.get("fastest_cm1"), model.config.kind
     if kind in IMPLICIT and isinstance(model.map, Dressed) and isinstance(model.map.dressing, FreeFlight):
         kind = "dressed s3"

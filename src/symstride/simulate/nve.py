@@ -10,10 +10,13 @@ import numpy as np
 from jax import Array
 
 from symstride.errors import ConvergenceError, SimulationError, SymstrideError
+from symstride.hamiltonians.bonded import Bonded
 from symstride.maps.base import Map
+from symstride.maps.composition import combine
+from symstride.maps.processed import Processed, kernel_of
 from symstride.maps.substepping import Substepping
 from symstride.neighbors import Neighbors, join, neighbor_list
-from symstride.phase import Particles, Phase
+from symstride.phase import Particles, Phase, Status
 from symstride.units import FS
 
 WIDEST = 3.0  # times half the skin: farther than this in one stride is no motion of a sound run
@@ -25,6 +28,7 @@ class Tally(eqx.Module):
 
     strides: Array  # [] int
     gradients: Array  # [replicas] int
+    processing: Array  # [replicas] int, gradients of a processor
 
 
 class Frames(eqx.Module):
@@ -46,10 +50,11 @@ class Failure:
 class Stretch:
     """What came of some strides in a row, up to the first that failed."""
 
-    z: Phase
+    z: Phase  # where to go on; between the strides of a processed map this is the kernel's point
     memory: Any
     strides: int
     gradients: np.ndarray  # [replicas]
+    processing: np.ndarray  # [replicas], gradients of a processor besides
     positions: np.ndarray  # [F, M, 3], the frames kept
     momenta: np.ndarray
     slots: int  # of the neighbour lists; the next stretch needs no new compilation if it is given them
@@ -63,6 +68,9 @@ class Simulation:
     Positions are never wrapped. Neighbour lists are found outside jit, at the positions of the last
     stride they cover, and reused inside until an atom has moved half the skin. Where a single stride goes
     farther than that, its list is made wider.
+
+    Of a processed map the strides are those of its kernel; its processor is solved where a run begins and
+    for the frames kept.
     """
 
     map: Map
@@ -74,6 +82,7 @@ class Simulation:
     cutoff: float
     skin: float
     replicas: int
+    bonded: Bonded | None = None  # of all replicas
 
     def particles(self, q: np.ndarray | Array, slots: int = 0, skin: float | None = None) -> Particles:
         """The system with neighbour lists at q [replicas·N, 3]; more slots than asked if they are needed."""
@@ -85,10 +94,10 @@ class Simulation:
             slots = -(-(needed + 2) // 4) * 4
             found = join([neighbor_list(part, self.cell, self.pbc, reach, slots) for part in parts])
         species, masses = (np.tile(x, self.replicas) for x in (self.species, self.masses))
-        return jax.tree.map(jnp.asarray, Particles(species, masses, found, self.replicas))
+        return jax.tree.map(jnp.asarray, Particles(species, masses, found, self.replicas, self.bonded))
 
     def advance(self, z: Phase, memory: Any, strides: int) -> tuple[Phase, Any, Tally]:
-        """`strides` strides from z; `memory` is what the last call returned, or None.
+        """`strides` strides from z; z and `memory` are what the last call returned, or a start and None.
 
         Raises SimulationError where a stride ends in NaN or outruns even a fresh neighbour list, and
         ConvergenceError where an implicit map's equation was not solved.
@@ -96,7 +105,8 @@ class Simulation:
         done = self.stretch(z, memory, strides)
         if done.failure:
             raise done.failure.error
-        return done.z, done.memory, Tally(jnp.asarray(done.strides), jnp.asarray(done.gradients))
+        used = (jnp.asarray(x) for x in (done.strides, done.gradients, done.processing))
+        return done.z, done.memory, Tally(*used)
 
     def stretch(
         self,
@@ -115,13 +125,17 @@ class Simulation:
         kept, in a buffer that takes `frames` of them.
         """
         particles = self.particles(z.q, slots)
-        if memory is None:
-            memory = _begin(self.map, z, jnp.asarray(self.h), particles)
-        tally = Tally(jnp.zeros((), int), jnp.zeros(self.replicas, int))
-        kept = Frames(*(jnp.zeros((frames + 1, *z.q.shape)) for _ in range(2)))
+        none = jnp.zeros(self.replicas, int)
+        tally = Tally(jnp.zeros((), int), none, none)
         skin, done, failure = self.skin, 0, None
+        if memory is None:
+            z, memory, tally, last = _begin(
+                self.map, z, tally, jnp.asarray(self.h), particles, jnp.asarray(skin / 2)
+            )
+            failure = None if bool(last.accepted) else self._failure(last, 0)
+        kept = Frames(*(jnp.zeros((frames + 1, *z.q.shape)) for _ in range(2)))
         h, target, at = (jnp.asarray(x) for x in (self.h, strides, (begin, every or begin + strides + 1)))
-        while True:
+        while failure is None:
             slots = particles.neighbors.index.shape[1]
             z, memory, tally, kept, last = _strides(
                 self.map, z, memory, tally, kept, h, particles, target, jnp.asarray(skin / 2), at
@@ -140,7 +154,8 @@ class Simulation:
             particles = self.particles(z.q, slots, skin)
         count = (begin + done) // every - begin // every if every else 0
         positions, momenta = np.asarray(kept.q[:count]), np.asarray(kept.p[:count])
-        return Stretch(z, memory, done, np.asarray(tally.gradients), positions, momenta, slots, failure)
+        used = np.asarray(tally.gradients), np.asarray(tally.processing)
+        return Stretch(z, memory, done, *used, positions, momenta, slots, failure)
 
     def forces(self, q: Array, frames: int = 0, slots: int = 0) -> np.ndarray:
         """−∇V [M, 3] in eV/Å at q, the limit of short strides: what one does to atoms at rest.
@@ -152,13 +167,14 @@ class Simulation:
         return np.asarray(done.z.p) / SHORT
 
     def _failure(self, last: "Last", number: int) -> Failure:
-        where = f"stride {number} of {self.h / FS:g} fs"
+        where = f"stride {number} of {self.h / FS:g} fs" if number else "the start"
         replica = int(jnp.argmax(jnp.where(last.unsolved, jnp.inf, last.moved)))  # NaN counts as the largest
         which = f" (replica {replica})" if self.replicas > 1 else ""
         if bool(jnp.any(last.unsolved)):
-            divided = ", whole or divided" if isinstance(self.map, Substepping) else ""
+            how = ", whole or divided" if isinstance(self.map, Substepping) else ""
+            how = " by the processor" if isinstance(self.map, Processed) else how
             error = ConvergenceError(
-                f"{where} was not solved to the tolerance{divided}{which}: "
+                f"{where} was not solved to the tolerance{how}{which}: "
                 "take a shorter stride or a looser tolerance, or an explicit map"
             )
         elif not bool(jnp.all(jnp.isfinite(last.moved))):
@@ -179,10 +195,35 @@ class Last(eqx.Module):
     moved: Array  # [replicas] the largest change of a coordinate, Å; NaN if anything is
     excursion: Array  # [] Å
 
+    @staticmethod
+    def of(start: Phase, end: Phase, status: Status, particles: Particles, reach: Array) -> "Last":
+        moved = jnp.max(jnp.abs(particles.per_replica(end.q - start.q + 0 * end.p)), axis=1)
+        sound = status.converged & jnp.isfinite(moved)
+        accepted = jnp.all(sound) & (status.excursion <= reach)
+        return Last(accepted, ~status.converged, moved, status.excursion)
+
 
 @eqx.filter_jit
-def _begin(map: Map, z: Phase, h: Array, particles: Particles) -> Any:
-    return map.begin(z, h, particles)
+def _begin(
+    map: Map, z: Phase, tally: Tally, h: Array, particles: Particles, reach: Array
+) -> tuple[Phase, Any, Tally, Last]:
+    """Where the strides begin, the memory there and how well it was found."""
+    if not isinstance(map, Processed):
+        still = Status.explicit(0, jnp.zeros(()), particles.replicas)
+        return z, map.begin(z, h, particles), tally, Last.of(z, z, still, particles, reach)
+    inner, status = map.enter(z, h, particles)
+    there = Status.explicit(0, particles.neighbors.excursion(inner.q), particles.replicas)
+    tally = Tally(tally.strides, tally.gradients, status.iterations)
+    last = Last.of(z, inner, combine(status, there), particles, reach)
+    return inner, map.kernel.begin(inner, h, particles), tally, last
+
+
+def _leave(map: Map, due: Array, z: Phase, h: Array, particles: Particles) -> tuple[Phase, Status]:
+    """The frame at z, solved for where one is due."""
+    none = Status.explicit(0, jnp.zeros(()), particles.replicas)
+    if not isinstance(map, Processed):
+        return z, none
+    return jax.lax.cond(due, lambda z: map.leave(z, h, particles), lambda z: (z, none), z)
 
 
 @eqx.filter_jit
@@ -199,18 +240,19 @@ def _strides(
 
     def stride(carry):
         z, memory, tally, kept, _ = carry
-        z1, memory1, status = map.step(z, memory, h, particles)
-        moved = jnp.max(jnp.abs(particles.per_replica(z1.q - z.q + 0 * z1.p)), axis=1)
-        sound = status.converged & jnp.isfinite(moved)
-        accepted = jnp.all(sound) & (status.excursion <= reach)
-        last = Last(accepted, ~status.converged, moved, status.excursion)
-        more = Tally(tally.strides + 1, tally.gradients + status.iterations)
-        z, memory, tally = jax.tree.map(
-            lambda new, old: jnp.where(accepted, new, old), (z1, memory1, more), (z, memory, tally)
+        number = begin + tally.strides + 1
+        due = number % every == 0
+        z1, memory1, status = kernel_of(map).step(z, memory, h, particles)
+        frame, left = _leave(map, due, z1, h, particles)
+        last = Last.of(z, z1, combine(status, left), particles, reach)
+        more = Tally(
+            *(tally.strides + 1, tally.gradients + status.iterations, tally.processing + left.iterations)
         )
-        number = begin + tally.strides
-        slot = jnp.where(accepted & (number % every == 0), number // every - begin // every - 1, spare)
-        kept = Frames(kept.q.at[slot].set(z.q), kept.p.at[slot].set(z.p))
+        z, memory, tally = jax.tree.map(
+            lambda new, old: jnp.where(last.accepted, new, old), (z1, memory1, more), (z, memory, tally)
+        )
+        slot = jnp.where(last.accepted & due, number // every - begin // every - 1, spare)
+        kept = Frames(kept.q.at[slot].set(frame.q), kept.p.at[slot].set(frame.p))
         return z, memory, tally, kept, last
 
     none = jnp.zeros(particles.replicas)

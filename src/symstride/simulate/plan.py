@@ -1,12 +1,14 @@
 """What a run will do: settings, model and start resolved and checked against each other."""
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
 from symstride.data.pairs import species_of
+from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError
+from symstride.hamiltonians.bonded import join
 from symstride.maps.substepping import Substepping
 from symstride.model import IMPLICIT, Model
 from symstride.simulate.familiar import check_stride, unfamiliar
@@ -50,17 +52,10 @@ class Plan:
             )
         temperature = settings.temperature_K or start.temperature
         atoms = len(start.numbers) * start.replicas
-        simulation = Simulation(
-            Substepping(model.map) if settings.unsolved == "substep" else model.map,
-            stride_fs * FS,
-            species_of(start.numbers, model.elements),
-            start.masses,
-            start.cell,
-            start.pbc,
-            model.config.network.cutoff,
-            settings.skin or _skin(start, stride_fs, temperature),
-            start.replicas,
-        )
+        skin = settings.skin or _skin(start, stride_fs, temperature)
+        simulation = simulation_of(model, start, stride_fs, skin, start.replicas)
+        if settings.unsolved == "substep":
+            simulation = replace(simulation, map=Substepping(model.map))
         chunk = settings.chunk or min(1024, max(8, ATOM_STRIDES // atoms))
         strides = frames * settings.every
         return Plan(path, model, start, settings, stride_fs, strides, temperature, chunk, simulation)
@@ -83,6 +78,31 @@ class Plan:
     def simulated_ps(self, strides: int) -> float:
         """Of all replicas together."""
         return strides * self.stride_fs * self.start.replicas / 1000
+
+
+def simulation_of(
+    model: Model, system: Start | Trajectory, stride_fs: float, skin: float, replicas: int = 1
+) -> Simulation:
+    """A model's strides of `replicas` of a system, the first frames of which tell its bonds. Raises DataError
+    for elements, and types of bonds, that the model does not know."""
+    bonded = model.bonded and join(
+        [
+            model.bonded.terms(system.numbers, q, system.cell, system.pbc, "the structure")
+            for q in system.positions[:replicas]
+        ]
+    )
+    return Simulation(
+        model.map,
+        stride_fs * FS,
+        species_of(system.numbers, model.elements),
+        system.masses,
+        system.cell,
+        system.pbc,
+        model.config.network.cutoff,
+        skin,
+        replicas,
+        bonded,
+    )
 
 
 def _skin(start: Start, stride_fs: float, temperature: float) -> float:

@@ -65,6 +65,8 @@ def outcome(plan: Plan, state: State, failure: Failure | None, status: str) -> d
     """What run.json says besides, and instead, once there are strides."""
     replicas = plan.start.replicas
     gradients = float(np.mean(state.gradients)) / max(state.strides, 1)
+    outputs = 1 + state.strides // plan.settings.every  # with the start
+    processing = float(np.mean(state.processing)) / outputs if plan.model.config.processor else None
     divided = int(np.sum(state.divided))
     end = state.strides * plan.stride_fs
     simulated = plan.simulated_ps(state.timed_strides)
@@ -74,6 +76,7 @@ def outcome(plan: Plan, state: State, failure: Failure | None, status: str) -> d
         "length_ps": end / 1000,
         "gradients_per_stride": gradients,
         "gradients_per_ps": gradients * 1000 / plan.stride_fs,
+        "processor_gradients_per_output": processing,
         "divided_strides": divided,
         "warnings": plan.warnings + ([_divided(plan, divided, state.strides * replicas)] if divided else []),
         "wall_s": state.wall_s,

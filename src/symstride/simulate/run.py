@@ -14,6 +14,7 @@ from symstride.data.calculators import describe_calculator, make_calculator
 from symstride.data.files import locked
 from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError, SimulationError, SymstrideWarning
+from symstride.maps.processed import kernel_of
 from symstride.model import load_model
 from symstride.phase import Phase
 from symstride.simulate.energies import TrueEnergies
@@ -130,7 +131,9 @@ class _Run:
             z = Phase(jnp.asarray(saved["q"]), jnp.asarray(saved["p"]))
             simulation.forces(z.q, self.plan.buffer, slots)
             particles = simulation.particles(z.q, slots)
-            memory = eqx.filter_eval_shape(simulation.map.begin, z, jnp.asarray(simulation.h), particles)
+            memory = eqx.filter_eval_shape(
+                kernel_of(simulation.map).begin, z, jnp.asarray(simulation.h), particles
+            )
             return State.load(saved, memory)
         except KeyError as error:
             raise DataError(

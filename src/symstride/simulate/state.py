@@ -17,11 +17,12 @@ from symstride.simulate.nve import Stretch
 class State:
     """Where a run stands."""
 
-    z: Phase
+    z: Phase  # the kernel's point of a processed map, once there is a memory
     memory: Any = None
     strides: int = 0
     slots: int = 0  # of the neighbour lists
     gradients: np.ndarray | float = 0.0  # [replicas]
+    processing: np.ndarray | float = 0.0  # [replicas], gradients of a processor besides
     wall_s: float = 0.0
     timed_strides: int = 0
     timed_s: float = 0.0
@@ -42,13 +43,14 @@ class State:
             int(saved["strides"]),
             int(saved["slots"]),
             saved["gradients"],
+            saved["processing"],
             float(saved["wall_s"]),
             int(saved["timed_strides"]),
             float(saved["timed_s"]),
         )
 
     def arrays(self) -> dict[str, np.ndarray]:
-        names = ("strides", "slots", "gradients", "wall_s", "timed_strides", "timed_s")
+        names = ("strides", "slots", "gradients", "processing", "wall_s", "timed_strides", "timed_s")
         found = {name: np.asarray(getattr(self, name)) for name in names}
         found |= {f"memory {n}": np.asarray(x) for n, x in enumerate(jax.tree.leaves(self.memory))}
         return found | {"q": np.asarray(self.z.q), "p": np.asarray(self.z.p)}
@@ -62,6 +64,7 @@ class State:
             self.strides + done.strides,
             done.slots,
             self.gradients + done.gradients,
+            self.processing + done.processing,
             self.wall_s + seconds,
             self.timed_strides + timed * done.strides,
             self.timed_s + timed * seconds,

@@ -3,6 +3,7 @@
 import io
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ import numpy as np
 from symstride.data.files import load_arrays, save_arrays
 from symstride.errors import DataError
 from symstride.train.config import TrainConfig
+from symstride.train.objective import Stage
 from symstride.train.optimizer import make_optimizer
 
 
@@ -31,13 +33,8 @@ class State:
     slots: int = 0  # of the neighbour lists: sums over more of them round differently
 
     @staticmethod
-    def fresh(parameters, config: TrainConfig) -> "State":
-        schedule = config.schedule
-        transformations = (
-            make_optimizer(schedule.force_rate, schedule.force_steps),
-            make_optimizer(schedule.rate, schedule.steps),
-            make_optimizer(schedule.processor_rate, schedule.processor_steps),
-        )
+    def fresh(parameters, phases: Sequence[Stage]) -> "State":
+        transformations = [make_optimizer(phase.rate, phase.steps) for phase in phases]
         optimizers = tuple((t, t.init(parameters)) for t in transformations)
         return State(0, parameters, optimizers, jax.tree.map(jnp.copy, parameters), [], 0.0)
 

@@ -1,14 +1,19 @@
-"""Dressing by a model learned before: what is left to learn is small."""
+"""What is known before training: bonds and angles, or a model learned before. What is left is small."""
+
+from collections.abc import Sequence
 
 import jax.numpy as jnp
 import numpy as np
 
 from symstride.data.pairs import Batch
+from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError
+from symstride.hamiltonians.forcefield import ForceField
 from symstride.maps.base import Map
 from symstride.maps.dressed import Dressed
 from symstride.maps.flight import FreeFlight
 from symstride.model import MapConfig, Model, Scales, load_model
+from symstride.train.bonds import fit_bonds
 
 
 def load_dressing(config: MapConfig, elements: tuple[int, ...]) -> Model | None:
@@ -17,6 +22,8 @@ def load_dressing(config: MapConfig, elements: tuple[int, ...]) -> Model | None:
         return None
     if config.kind in ("explicit", "verlet"):
         raise ConfigError(f"map.dressing: {config.kind} maps have none; take s3, direct or corrected")
+    if config.dressing == "bonded":
+        return None
     model = load_model(config.dressing).cast(config.precision)
     where = f"map.dressing: {config.dressing}"
     if model.config.kind != "explicit":
@@ -39,8 +46,18 @@ def load_dressing(config: MapConfig, elements: tuple[int, ...]) -> Model | None:
     return model
 
 
-def remaining(scales: Scales, dressing: Map, batch: Batch) -> Scales:
-    """`scales` with the energy of what the dressing leaves to learn: rms Δp/h × 1 Å."""
-    a, b = Dressed(dressing, FreeFlight()).undress(batch.start, batch.end, batch.h, batch.particles)
+def find_bonds(
+    config: MapConfig, trajectories: Sequence[Trajectory], dressing: Model | None
+) -> tuple[MapConfig, ForceField | None]:
+    """What bonds and angles cost, if the map is to know them; without any, a map of free flights."""
+    if not config.bonded:
+        return config, dressing and dressing.bonded
+    found = fit_bonds(trajectories)
+    return (config, found) if found else (config.without_bonds(), None)
+
+
+def remaining(scales: Scales, known: Map, batch: Batch) -> Scales:
+    """`scales` with the energy of what the known motion leaves to learn: rms Δp/h × 1 Å."""
+    a, b = Dressed(known, FreeFlight()).undress(batch.start, batch.end, batch.h, batch.particles)
     force = (b.p - a.p) / batch.h[:, None]
     return scales.model_copy(update={"energy": float(jnp.sqrt(jnp.mean(force**2)))})

@@ -1,8 +1,9 @@
 """Training: from reference trajectories to a model, with checkpoints and exact resume."""
 
+import math
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 
@@ -14,16 +15,19 @@ import numpy as np
 from symstride import __version__
 from symstride.data.pairs import Batch, Pairs, on_device
 from symstride.data.trajectory import Trajectory
-from symstride.errors import DataError, SymstrideError
-from symstride.measure.caustic import reach
-from symstride.model import Model, build_map, save_model
+from symstride.errors import DataError, SymstrideError, SymstrideWarning
+from symstride.measure.advice import Advice
+from symstride.measure.caustic import Limit, Reach, in_stride, limit
+from symstride.model import Model, build_map, flight, save_model
 from symstride.train.checkpoint import Checkpoint, State
 from symstride.train.config import TrainConfig
-from symstride.train.dressing import load_dressing, remaining
+from symstride.train.dressing import find_bonds, load_dressing, remaining
 from symstride.train.objective import Errors, Objective, calibrated
+from symstride.train.optimizer import left_out
 from symstride.train.split import Split, measure_scales
 from symstride.units import KB
 
+GIVE_UP = 50  # steps in a row that had to be left out
 Report = Callable[[int, int, dict | None], None]  # step, steps in all, the latest validation
 
 
@@ -35,19 +39,22 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
     split = Split.of(config.data, config.validation)
     scales, force_size = measure_scales(split.training, config.map.strides_fs)
     elements = tuple(sorted({int(n) for t in split.training + split.validation for n in t.numbers}))
-    pairs = Pairs(split.training, config.map.strides_fs, elements, config.map.network.cutoff)
+    dressing = load_dressing(config.map, elements)
+    known, bonded = find_bonds(config.map, split.training, dressing)
+    config = config.model_copy(update={"map": known})
+    pairs = Pairs(split.training, config.map.strides_fs, elements, config.map.network.cutoff, bonded)
     held_out = list(_validation_batches(split.validation, pairs, config))
     loss = Objective(config, KB * scales.temperature, force_size)
 
     fastest = _fastest(split, config)
-    dressing = load_dressing(config.map, elements)
     sample = on_device(pairs.batch(np.random.default_rng([config.schedule.seed, 2**31]), 16))
-    if dressing is not None:
-        scales = remaining(scales, dressing.map, sample)
+    if bonded is not None or dressing is not None:
+        scales = remaining(scales, flight(config.map) if dressing is None else dressing.map, sample)
     fresh = build_map(config.map, scales, elements, jax.random.key(config.schedule.seed), dressing)
     parameters, static = eqx.partition(calibrated(fresh, sample), eqx.is_inexact_array)
     checkpoint = Checkpoint(config, split.digest)
-    state = checkpoint.load(State.fresh(parameters, config))
+    phases = loss.phases()
+    state = checkpoint.load(State.fresh(parameters, phases))
     pairs.slots = max(pairs.slots, state.slots)
     started = time.monotonic() - state.seconds
 
@@ -59,29 +66,40 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
         every = [squares(parameters, batch) for batch in held_out]
         return jax.tree.map(lambda *x: jnp.sqrt(jnp.mean(jnp.stack(x), 0)), *every)
 
-    phases = list(loss.phases())
-    total = sum(steps for steps, _ in phases)
-    for phase, (steps, objective) in enumerate(phases):
-        offset = sum(steps for steps, _ in phases[:phase])
-        if state.step >= offset + steps:
+    total = sum(phase.steps for phase in phases)
+    for phase, stage in enumerate(phases):
+        end = sum(earlier.steps for earlier in phases[: phase + 1])
+        if state.step >= end:
             continue
-        update = _make_update(objective, static, state.optimizers[phase][0])
-        for step, batch in _stream(pairs, config, range(state.step, offset + steps)):
+        update = _make_update(stage.loss, static, state.optimizers[phase][0])
+        for step, batch in _stream(pairs, config, stage.strides, range(state.step, end)):
             state = state.updated(phase, *update(state.parameters, state.optimizers[phase][1], batch))
             report(step + 1, total, None)
             if (step + 1) % config.schedule.validate_every == 0 or step + 1 == total:
                 errors = validate(state.parameters)
                 entry = loss.entry(errors, step + 1, time.monotonic() - started)
+                entry["left_out"] = _left_out(state)
                 state = replace(state.validated(entry), slots=pairs.slots)
                 checkpoint.save(state)
                 report(step + 1, total, state.history[-1])
     if state.best_score > 1e8:
         raise SymstrideError("training: no validation was finite; lower schedule.rate, or look at the data")
     provenance = _provenance(config, split, state) | {"fastest_cm1": fastest}
-    model = Model(eqx.combine(state.best, static), config.map, scales, elements, provenance, dressing)
+    model = Model(eqx.combine(state.best, static), config.map, scales, elements, provenance, dressing, bonded)
     save_model(model, config.output)
     checkpoint.remove()
     return model
+
+
+def _left_out(state: State) -> int:
+    """Steps whose gradient was not finite. Raises SymstrideError if training does not come out of them."""
+    counts = [left_out(moments) for _, moments in state.optimizers]
+    if max(in_a_row for _, in_a_row in counts) >= GIVE_UP:
+        raise SymstrideError(
+            f"training: the gradients of the last {GIVE_UP} steps before step {state.step} were not finite;"
+            " lower schedule.rate, or train shorter strides"
+        )
+    return sum(total for total, _ in counts)
 
 
 def _make_update(objective, static, optimizer):
@@ -94,12 +112,15 @@ def _make_update(objective, static, optimizer):
     return lambda parameters, moments, batch: update(batch, parameters, moments)
 
 
-def _stream(pairs: Pairs, config: TrainConfig, steps: range) -> Iterator[tuple[int, Batch]]:
+def _stream(
+    pairs: Pairs, config: TrainConfig, strides: Sequence[int], steps: range
+) -> Iterator[tuple[int, Batch]]:
     """Batches that depend on the step and the seed alone, made one ahead in another thread."""
 
     def make(step: int) -> Batch:
         rng = np.random.default_rng([config.schedule.seed, step])
-        return on_device(pairs.batch(rng, config.schedule.frames, first=step * config.schedule.frames))
+        frames = config.schedule.frames
+        return on_device(pairs.batch(rng, frames, first=step * frames, strides=strides))
 
     with ThreadPoolExecutor(1) as pool:
         ahead = pool.submit(make, steps.start)
@@ -111,7 +132,7 @@ def _stream(pairs: Pairs, config: TrainConfig, steps: range) -> Iterator[tuple[i
 
 
 def _validation_batches(trajectories: list[Trajectory], pairs: Pairs, config: TrainConfig) -> Iterator[Batch]:
-    held_out = Pairs(trajectories, config.map.strides_fs, pairs.elements, pairs.cutoff)
+    held_out = Pairs(trajectories, config.map.strides_fs, pairs.elements, pairs.cutoff, pairs.bonded)
     frames = len(config.map.strides_fs) * max(1, 12 // len(config.map.strides_fs))
     count = -(-config.schedule.validation_frames // frames)
     batches = [held_out.batch(np.random.default_rng([7, n]), frames) for n in range(count)]
@@ -121,18 +142,24 @@ def _validation_batches(trajectories: list[Trajectory], pairs: Pairs, config: Tr
 
 
 def _fastest(split: Split, config: TrainConfig) -> float | None:
-    """Wavenumber of the fastest mode in the data, cm⁻¹, if their frames can tell. Warns near a caustic."""
-    if config.map.kind in ("direct", "verlet") or config.map.dressing is not None:
+    """Wavenumber of the fastest mode in the data, cm⁻¹, if their frames can tell and it limits the map. Warns
+    of a stride near a caustic, or on a resonance."""
+    if config.map.kind in ("direct", "verlet"):
         return None
-    kind = "explicit" if config.map.kind == "explicit" else "dressed s3"
+    kind = limit("explicit", config.map.drifts) if config.map.kind == "explicit" else limit("dressed s3")
+    if config.map.bonded or config.map.dressing is not None:  # what is left to learn has another caustic
+        kind = Limit(math.inf)
     try:
-        found = reach(split.training, max(config.map.strides_fs), kind, config.map.drifts)
+        advice = Advice.of(split.training)
     except DataError as unclear:
-        warnings.warn(str(unclear), stacklevel=3)
+        warnings.warn(str(unclear), SymstrideWarning, stacklevel=3)
         return None
-    if found.near:
-        warnings.warn(str(found), stacklevel=3)
-    return found.wavenumber
+    found = Reach(advice.fastest, max(config.map.strides_fs) / in_stride(1.0, advice.fastest), kind)
+    warned = [found] if found.near else []
+    warned += [advice.resonance(stride, advice.usable_fs(kind)) for stride in config.map.strides_fs]
+    for warning in filter(None, warned):
+        warnings.warn(str(warning), SymstrideWarning, stacklevel=3)
+    return advice.fastest if math.isfinite(kind.caustic) else None
 
 
 def _provenance(config: TrainConfig, split: Split, state: State) -> dict:

@@ -15,7 +15,7 @@ from symstride.maps.base import Map
 from symstride.maps.direct import Direct
 from symstride.maps.dressed import Dressed
 from symstride.maps.generating import Generated
-from symstride.maps.palindrome import Palindrome
+from symstride.maps.palindrome import Alternation
 from symstride.maps.processed import Processed
 from symstride.phase import Phase
 
@@ -42,23 +42,23 @@ def stride_errors(map: Map, batch: Batch, kT: float, groups: int) -> Squares:
     return in_thermal_units(_minus(end, batch.end), batch, kT, groups)
 
 
-def mismatches(map: Palindrome, batch: Batch, kT: float, groups: int) -> Squares:
+def mismatches(map: Alternation, batch: Batch, kT: float, groups: int) -> Squares:
     """Squares of how far half strides from both ends of reference pairs fail to meet."""
     apart = map.mismatch(batch.start, batch.end, batch.h, batch.particles)
     return in_thermal_units(apart, batch, kT, groups)
 
 
-def processed_errors(map: Processed, batch: Batch, kT: float, groups: int) -> Squares:
+def processed_errors(map: Processed, batch: Batch, kT: float, groups: int, iterations: int) -> Squares:
     """Squared errors after one stride of the kernel, from processed points to processed points.
 
-    What the last iteration changed counts too: it is far below any error while the processor contracts, and
-    keeps it doing so.
+    Of several iterations, what the last changed counts too: it is far below any error while the processor
+    contracts, and keeps it doing so.
     """
-    start, late = map.entering(batch.start, batch.h, batch.particles)
-    end, _ = map.entering(batch.end, batch.h, batch.particles)
+    start, late = map.entering(batch.start, batch.h, batch.particles, iterations)
+    end, _ = map.entering(batch.end, batch.h, batch.particles, iterations)
     got, _ = map.kernel(start, batch.h, batch.particles)
     errors, changes = (in_thermal_units(z, batch, kT, groups) for z in (_minus(got, end), late))
-    return errors[0] + changes[0], errors[1] + changes[1]
+    return errors if iterations == 1 else (errors[0] + changes[0], errors[1] + changes[1])
 
 
 def generator_errors(

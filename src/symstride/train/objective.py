@@ -6,7 +6,9 @@ smaller than a thermal displacement.
 """
 
 import math
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import equinox as eqx
@@ -19,12 +21,13 @@ from symstride.actions.generator import LearnedAction
 from symstride.actions.kicks import LearnedKicks
 from symstride.data.pairs import Batch
 from symstride.maps.base import Map
+from symstride.maps.bonded import BondedFlight
 from symstride.maps.direct import Corrected, Direct
 from symstride.maps.dressed import Dressed
 from symstride.maps.flight import FreeFlight
 from symstride.maps.generating import Generated
-from symstride.maps.palindrome import Palindrome
-from symstride.maps.processed import Processed
+from symstride.maps.palindrome import Alternation
+from symstride.maps.processed import Processed, kernel_of
 from symstride.train.config import TrainConfig
 from symstride.train.losses import (
     Squares,
@@ -75,35 +78,60 @@ class Parts(eqx.Module):
         )
 
 
+@dataclass(frozen=True)
+class Stage:
+    """One phase of training."""
+
+    loss: Callable[[Map, Batch], Array]
+    steps: int
+    rate: float
+    strides: tuple[int, ...]  # which of the map's
+
+
 class Objective:
-    """The losses of both phases, and the errors reported on validation data."""
+    """The losses of all phases, and the errors reported on validation data."""
 
     def __init__(self, config: TrainConfig, kT: float, force_size: float):
         self.config, self.kT, self.force_size = config, kT, force_size
         self.groups = len(config.map.strides_fs)
 
-    def phases(self) -> Iterator[tuple[int, Any]]:
-        schedule, kind = self.config.schedule, self.config.map.kind
-        forces = kind != "direct" and self.config.map.dressing is None
-        yield schedule.force_steps if forces else 0, self.forces
-        yield schedule.steps, self.forces if kind == "verlet" else self.strides
-        yield schedule.processor_steps if self.config.map.processor else 0, self.processed
+    def phases(self) -> tuple["Stage", ...]:
+        """A processor learns what the trained kernel leaves of the longest stride, in one iteration, which
+        cannot fail to contract; then both learn all strides, in two."""
+        schedule, map = self.config.schedule, self.config.map
+        forces = schedule.force_steps if map.kind != "direct" and map.dressing in (None, "bonded") else 0
+        every = tuple(range(self.groups))
+        found = (
+            Stage(self.forces, forces, schedule.force_rate, every),
+            Stage(
+                self.forces if map.kind == "verlet" else self.strides, schedule.steps, schedule.rate, every
+            ),
+        )
+        if map.processor is None:
+            return found
+        longest = (int(np.argmax(map.strides_fs)),)
+        return (
+            *found,
+            Stage(partial(self.processed, 1), schedule.processor_steps, schedule.processor_rate, longest),
+            Stage(partial(self.processed, 2), schedule.processed_steps, schedule.processed_rate, every),
+        )
 
     def forces(self, built: Map, batch: Batch) -> Array:
         return jnp.log(self._force_error(built, batch))
 
     def strides(self, built: Map, batch: Batch) -> Array:
-        parts, losses, kernel = Parts.of(built), [], _kernel(built)
+        parts, losses, kernel = Parts.of(built), [], kernel_of(built)
         for errors, sizes in self._changes(built, parts, batch):
             losses.append(errors[0] / sizes[0] + errors[1] / sizes[1])
-        if kernel is not None:
-            errors = stride_errors if kernel.drifts % 2 else mismatches
-            losses.append(self._weighed(errors(kernel, batch, self.kT, self.groups)))
+        if isinstance(kernel, Alternation):
+            meets = len(kernel.fractions) % 2 == 0 and isinstance(kernel.flow, FreeFlight)
+            errors = (mismatches if meets else stride_errors)(kernel, batch, self.kT, self.groups)
+            losses.append(self._weighed(errors))
         return self._logarithms(losses, built, batch)
 
-    def processed(self, built: Map, batch: Batch) -> Array:
+    def processed(self, iterations: int, built: Map, batch: Batch) -> Array:
         assert isinstance(built, Processed)
-        errors = processed_errors(built, batch, self.kT, self.groups)
+        errors = processed_errors(built, batch, self.kT, self.groups, iterations)
         return self._logarithms([self._weighed(errors)], built, batch)
 
     def _weighed(self, errors: Squares) -> Array:
@@ -112,7 +140,7 @@ class Objective:
     def _logarithms(self, losses: list[Array], built: Map, batch: Batch) -> Array:
         """The mean over strides present of each loss [strides], and the forces'."""
         present = (jnp.arange(self.groups)[:, None] == batch.group).any(1)
-        logs = [jnp.sum(jnp.where(present, jnp.log(x + 1e-12), 0)) / self.groups for x in losses]
+        logs = [jnp.sum(jnp.where(present, jnp.log(x + 1e-12), 0)) / jnp.sum(present) for x in losses]
         force = _force(built, batch)
         weight = self.config.schedule.force_weight
         return sum(logs, jnp.zeros(())) + (0 if force is None else weight * self.forces(built, batch))
@@ -152,23 +180,28 @@ class Objective:
         return jnp.asarray(jnp.nan) if force is None else force_error(force, batch, self.force_size)
 
 
-def _kernel(built: Map) -> Palindrome | None:
-    """The kicks and drifts of an explicit map."""
-    kernel = built.kernel if isinstance(built, Processed) else built
-    return kernel if isinstance(kernel, Palindrome) else None
-
-
 def _force(built: Map, batch: Batch) -> Array | None:
-    """Forces [M, 3] of the limit of short strides, for maps that have one of their own."""
+    """Forces [M, 3] of the limit of short strides, for maps that have one of their own: what is learned and
+    what flights of bonds and angles carry."""
     q, particles = batch.start.q, batch.particles
-    kernel = _kernel(built)
-    if kernel is not None and isinstance(kernel.kicks, LearnedKicks):
-        return kernel.kicks.force(0, q, 0.0, particles)
+    kernel = kernel_of(built)
+    if isinstance(kernel, Alternation) and isinstance(kernel.kicks, LearnedKicks):
+        carried = _carried(kernel.flow, batch)
+        return None if carried is None else carried + kernel.kicks.force(0, q, 0.0, particles)
     implicit = Parts.of(built).implicit
     if implicit is None or not isinstance(implicit.action, LearnedAction):
         return None
     assert isinstance(built, Dressed)
-    return implicit.action.force(q, particles) if isinstance(built.dressing, FreeFlight) else None
+    carried = _carried(built.dressing, batch)
+    return None if carried is None else carried + implicit.action.force(q, particles)
+
+
+def _carried(flow: Map, batch: Batch) -> Array | None:
+    """The forces of a known flow; None if it has learned ones."""
+    if isinstance(flow, BondedFlight):
+        assert batch.particles.bonded is not None
+        return batch.particles.bonded.force(batch.start.q)
+    return jnp.zeros(()) if isinstance(flow, FreeFlight) else None
 
 
 def calibrated(built: Any, batch: Batch) -> Any:

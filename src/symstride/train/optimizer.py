@@ -7,6 +7,8 @@ are badly conditioned; orthogonalised updates halve the error that Adam reaches 
 import jax
 import optax
 
+NEVER = 2**30  # is a gradient that is not finite applied, however many there are in a row
+
 
 def make_optimizer(rate: float, steps: int) -> optax.GradientTransformation:
     """Warm-up and cosine decay to a hundredth; a step whose gradient is not finite is left out."""
@@ -18,9 +20,12 @@ def make_optimizer(rate: float, steps: int) -> optax.GradientTransformation:
         adam_learning_rate=lambda step: 0.2 * schedule(step),
         muon_weight_dimension_numbers=_hidden,
     )
-    return optax.apply_if_finite(
-        optax.chain(optax.clip_by_global_norm(3.0), muon), max_consecutive_errors=100
-    )
+    return optax.apply_if_finite(optax.chain(optax.clip_by_global_norm(3.0), muon), NEVER)
+
+
+def left_out(moments) -> tuple[int, int]:
+    """How many steps were left out, and how many of them without a break up to now."""
+    return int(moments.total_notfinite), int(moments.notfinite_count)
 
 
 def _hidden(parameters):

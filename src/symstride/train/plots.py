@@ -13,7 +13,8 @@ def describe(entry: dict) -> str:
         if "momentum" in e
     )
     force = f"force {100 * entry['force_error']:.2f} %"
-    return f"step {entry['step']}, {entry['seconds']:.0f} s: momentum/position {strides}; {force}"
+    left_out = f"; {n} steps left out (gradient not finite)" if (n := entry.get("left_out")) else ""
+    return f"step {entry['step']}, {entry['seconds']:.0f} s: momentum/position {strides}; {force}{left_out}"
 
 
 def learning_curve(history: list[dict], path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -11,7 +12,7 @@ import numpy as np
 from symstride.actions.predictor import SmallDirect
 from symstride.actions.prior import Sum, dressed_prior
 from symstride.actions.small import Cartesian, Features, Isolated, SmallAction, SmallKicks
-from symstride.hamiltonians.base import Separable
+from symstride.hamiltonians.base import Hamiltonian, Separable
 from symstride.hamiltonians.gravity import hierarchical_triple
 from symstride.hamiltonians.stiff_fput import stiff_fput
 from symstride.maps.base import Map
@@ -25,15 +26,14 @@ from symstride.train.small import Pairs, cut, fit, generator_loss, map_loss
 
 
 @dataclass(frozen=True)
-class System:
-    """A Hamiltonian, where its paths start, and how it is strided and learned."""
+class Problem:
+    """A Hamiltonian, where its paths start, how they are strided, and what is seen of them."""
 
     name: str
-    hamiltonian: Separable
+    hamiltonian: Hamiltonian
     start: Callable[[np.random.Generator], Phase]
     h: float
     strides: int  # of each path to learn from
-    kT: float  # energy of one degree of freedom
     features: Features
 
     @property
@@ -53,6 +53,14 @@ class System:
         return cut(self.hamiltonian, self.starts(paths, seed), self.h, self.strides)
 
 
+@dataclass(frozen=True)
+class System(Problem):
+    """One whose action is learned beside a known prior."""
+
+    hamiltonian: Separable
+    kT: float  # energy of one degree of freedom
+
+
 def three_bodies() -> System:
     """Hierarchical triples, half axes 1 and 5, eccentricities up to 0.2: 12 strides an inner period."""
     hamiltonian, _ = hierarchical_triple(ratio=5)
@@ -67,7 +75,7 @@ def three_bodies() -> System:
         return Phase(jnp.asarray(q), jnp.asarray(p))
 
     period = 2 * np.pi / np.sqrt(2)
-    return System("three bodies", hamiltonian, start, float(period / 12), 150, 0.1, Isolated())
+    return System("three bodies", hamiltonian, start, float(period / 12), 150, Isolated(), 0.1)
 
 
 def stiff_chain() -> System:
@@ -80,7 +88,7 @@ def stiff_chain() -> System:
         p *= np.sqrt(2 * energy * rng.uniform(0.8, 1.2) / np.sum(p**2))
         return Phase(jnp.zeros_like(typical.q), jnp.asarray(p))
 
-    return System("stiff FPUT chain", hamiltonian, start, 1.5 / 50, 600, energy / 6, Cartesian())
+    return System("stiff FPUT chain", hamiltonian, start, 1.5 / 50, 600, Cartesian(), energy / 6)
 
 
 def flat(x: jax.Array) -> jax.Array:
@@ -88,27 +96,26 @@ def flat(x: jax.Array) -> jax.Array:
     return x.reshape(-1, x.shape[-1])
 
 
+def midpoints(pairs: Pairs) -> tuple[jax.Array, jax.Array]:
+    """q̄ and p̄, each [B·M, d]."""
+    return flat(pairs.start.q + pairs.end.q) / 2, flat(pairs.start.p + pairs.end.p) / 2
+
+
+def fitted(loss: Callable, fresh: Map, problem: Problem, kT: float, pairs: Pairs, steps: int) -> Any:
+    """By `generator_loss` or `map_loss`."""
+    of = problem.particles
+    return fit(fresh, lambda m, b: loss(m, b, of, kT), pairs, steps=steps, batch=128, rate=0.02)[0]
+
+
 def implicit(system: System, pairs: Pairs, steps: int) -> Dressed:
     """S³ dressed by free flight, hV and what is learned, from midpoints of pairs."""
-    middle = [flat(a + b) / 2 for a, b in ((pairs.start.q, pairs.end.q), (pairs.start.p, pairs.end.p))]
     many = system.replicas(len(pairs.h))
     learned = SmallAction(
-        system.features, *middle, many, energy=system.kT, stride=system.h, key=jax.random.key(0)
+        system.features, *midpoints(pairs), many, energy=system.kT, stride=system.h, key=jax.random.key(0)
     )
     action = Sum((dressed_prior(system.hamiltonian), learned))
     fresh = Dressed(FreeFlight(), Poincare(action, Anderson(1e-12), system.kT))
-
-    def loss(map: Dressed, batch: Pairs) -> jax.Array:
-        return generator_loss(map, batch, system.particles, system.kT)
-
-    return fit(fresh, loss, pairs, steps=steps, batch=128, rate=0.02)[0]
-
-
-def _through(system: System, fresh: Map, pairs: Pairs, steps: int) -> Map:
-    def loss(map: Map, batch: Pairs) -> jax.Array:
-        return map_loss(map, batch, system.particles, system.kT)
-
-    return fit(fresh, loss, pairs, steps=steps, batch=128, rate=0.02)[0]
+    return fitted(generator_loss, fresh, system, system.kT, pairs, steps)
 
 
 def direct(system: System, pairs: Pairs, steps: int) -> Map:
@@ -126,7 +133,7 @@ def direct(system: System, pairs: Pairs, steps: int) -> Map:
         stride=system.h,
         key=jax.random.key(0),
     )
-    return _through(system, Dressed(FreeFlight(), learned), pairs, steps)
+    return fitted(map_loss, Dressed(FreeFlight(), learned), system, system.kT, pairs, steps)
 
 
 def explicit(system: System, pairs: Pairs, steps: int) -> Map:
@@ -140,7 +147,7 @@ def explicit(system: System, pairs: Pairs, steps: int) -> Map:
         potential=system.hamiltonian.potential,
         key=jax.random.key(0),
     )
-    return _through(system, Palindrome(kicks), pairs, steps)
+    return fitted(map_loss, Palindrome(kicks), system, system.kT, pairs, steps)
 
 
 @eqx.filter_jit
