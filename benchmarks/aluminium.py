@@ -33,6 +33,7 @@ METHODS = {  # method: file, strides, tolerance of the solve
 }
 HOT = [300, 300, 450, 300, 300, 450, 300, 300, 300, 300]  # K: two of ten, for what is rare at 300 K
 STARTS = 4
+SKIN = 2.0  # Å
 STRUCTURE = {"bulk": "Al", "cubic": True, "repeat": (2, 2, 2)}
 
 
@@ -123,16 +124,11 @@ def simulate(model, stride_fs: float, starts, ps: float):
     from ase import Atoms
     from ase.calculators.emt import EMT
 
-    from symstride.data.pairs import species_of
     from symstride.phase import Phase
-    from symstride.simulate.nve import Simulation
-    from symstride.units import FS
+    from symstride.simulate.plan import simulation_of
 
     first = starts[0]
-    simulation = Simulation(
-        model.map, stride_fs * FS, species_of(first.numbers, model.elements), first.masses,
-        first.cell, first.pbc, model.config.network.cutoff, 2.0, len(starts),
-    )  # fmt: skip
+    simulation = simulation_of(model, first, stride_fs, SKIN, len(starts))
     z = Phase(*(jnp.concatenate([getattr(t, x)[0] for t in starts]) for x in ("positions", "momenta")))
     every = max(1, round(8 / stride_fs))
     frames = int(1000 * ps / stride_fs / every)
@@ -260,25 +256,17 @@ def time_strides(method: str, work: Path) -> dict:
     os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})
     import jax
     import jax.numpy as jnp
-    import numpy as np
-    from ase.build import bulk
 
+    from symstride.data import h5md
     from symstride.phase import Phase
-    from symstride.simulate.nve import Simulation
-    from symstride.units import FS, KB
+    from symstride.simulate.plan import simulation_of
 
     jax.config.update("jax_enable_x64", True)
-    model = load(method, work)
-    atoms = bulk("Al", cubic=True) * STRUCTURE["repeat"]
-    masses = atoms.get_masses()
-    momenta = np.random.default_rng(0).normal(size=(len(atoms), 3)) * np.sqrt(masses * KB * 600)[:, None]
+    model, start = load(method, work), h5md.read(work / "long" / "0000.h5")
+    z = Phase(jnp.asarray(start.positions[0]), jnp.asarray(start.momenta[0]))
     out = {}
     for stride in METHODS[method][1]:
-        simulation = Simulation(
-            model.map, stride * FS, np.zeros(len(atoms), np.int32), masses, atoms.cell.array, atoms.pbc,
-            model.config.network.cutoff, 2.0, 1,
-        )  # fmt: skip
-        z = Phase(jnp.asarray(atoms.positions), jnp.asarray(momenta - momenta.mean(0)))
+        simulation = simulation_of(model, start, stride, SKIN)
         simulation.advance(z, None, 20)
         walls = []
         for _ in range(9):  # each from the same start, which every map can follow

@@ -15,8 +15,8 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "size.json"
 CELLS = ((2, 2, 2), (4, 4, 4), (8, 8, 8), (10, 10, 12))  # cubic, 4.05 Å and four atoms each
-SKINS = (1.0, 1.5, 2.0)  # Å
-DRIFT_PS = {32: 100.0, 256: 40.0, 2048: 10.0}  # every 0.25 ps an energy
+SKINS = (2.0,)  # Å, the default of a run
+DRIFT_PS = {32: 100.0, 256: 20.0, 2048: 4.0}  # every 0.25 ps an energy
 ROUNDS = 3
 LONGEST = 64  # strides timed at once
 

@@ -491,6 +491,7 @@ def test_forces_of_a_map_are_learned_ones_and_those_of_bonds(data, kind, tmp_pat
     pushed, status = eqx.filter_jit(built)(rest, h, batch.particles)
     assert status.converged.all()
     expected = eqx.filter_jit(_force)(built, batch)
+    assert expected is not None
     assert float(jnp.abs(expected - batch.particles.bonded.force(rest.q)).max()) > 1e-3
     np.testing.assert_allclose(pushed.p / 1e-4, expected, atol=1e-4)
     save_model(Model(built, config, scales, (1, 8), {}, bonded=SPC), tmp_path / kind)

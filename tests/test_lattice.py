@@ -109,3 +109,9 @@ def test_counts_gradients_and_leaves_nothing_out_of_range_in_silence():
 def test_spacings_are_powers_of_two(spacing):
     with pytest.raises(ConfigError, match=r"spacing_q: .* is not a power of two"):
         Lattice(SIMPSON, spacing)
+
+
+def test_drifts_are_free_flights():
+    carried = eqx.tree_at(lambda m: m.flow, SIMPSON, SIMPSON)
+    with pytest.raises(ConfigError, match=r"its drifts are Palindrome; .* FreeFlight\(\) is needed"):
+        Lattice(carried)

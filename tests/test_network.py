@@ -10,7 +10,9 @@ from ase.build import bulk
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from symstride.actions import particle
 from symstride.actions.particle import ParticleNetwork
+from symstride.maps.palindrome import Palindrome
 from symstride.measure.structure import reversal_error, symplectic_defect, thermal_scales
 from symstride.model import MapConfig, NetworkConfig, Scales, build_map
 from symstride.neighbors import neighbor_list
@@ -118,6 +120,27 @@ def test_second_layer_feels_neighbors_of_neighbors(network):
     assert abs(near[0] - far[0]).max() > 1e-7  # 6.4 Å away, with a cutoff of 4 Å
 
 
+def test_blocks_change_nothing(network, monkeypatch):
+    """Terms, densities, and the slopes of a loss of forces."""
+    atoms = _alloy(3) * (2, 1, 1)
+    (u, x), q, particles = _inputs(atoms), jnp.asarray(atoms.positions), _particles(atoms, 5.5)
+    u = u if "o1" in network.first_layer.mixing else None
+
+    def everything():
+        def force(n, q):
+            return jax.grad(lambda q: jnp.sum(jnp.sin(n(q, u, x, particles))))(q)
+
+        loss = eqx.filter_grad(lambda n: jnp.sum(jnp.cos(force(n, q)) * _inputs(atoms)[0]))
+        return eqx.filter_jit(lambda n: (n.terms(q, u, x, particles), loss(n)))(network)
+
+    whole = everything()
+    monkeypatch.setattr(particle, "SMALL", 0)
+    monkeypatch.setattr(particle, "BLOCK", 4)  # does not divide the number of atoms
+    for ours, theirs in zip(*map(jax.tree.leaves, (everything(), whole)), strict=True):
+        if eqx.is_inexact_array(ours):
+            np.testing.assert_allclose(ours, theirs, rtol=1e-9, atol=1e-11 * (1 + abs(theirs).max()))
+
+
 SCALES = Scales(energy=0.3, length=0.1, stride_unit=0.4, temperature=300.0)
 
 
@@ -143,12 +166,16 @@ def test_learned_maps_are_symplectic_and_reversible(kind, options):
     config = MapConfig(
         kind=kind, strides_fs=(8.0,), precision="float64", network=NetworkConfig(**SIZES), **options
     )
-    gentle = SCALES.model_copy(update={"energy": 0.003})  # a random potential may have no floor
-    built = build_map(config, gentle, (13,), jax.random.key(2))
     atoms, z = _crystal()
     found = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, 6.0)
     particles = jax.tree.map(jnp.asarray, Particles(np.zeros(len(atoms), int), atoms.get_masses(), found))
     h = 8 * FS
+    energy = 0.003 if kind == "s3" else 0.015  # stronger random forces are chaotic, or not solved
+    soft = SCALES.model_copy(update={"energy": energy})
+    built = build_map(config, soft, (13,), jax.random.key(2))
+    learned = lambda m: m.kicks if isinstance(m, Palindrome) else m.inner.action  # noqa: E731
+    calibrated = learned(built).calibrated(z.q, z.p, jnp.full(len(atoms), h), particles)
+    built = eqx.tree_at(learned, built, calibrated)
 
     @jax.jit
     def step(q, p):
@@ -163,9 +190,9 @@ def test_learned_maps_are_symplectic_and_reversible(kind, options):
     scales = thermal_scales(atoms.get_masses(), 300.0, 8.0)
     assert symplectic_defect(step, z.q, z.p, scales, vectors=2) < 1e-11
     assert reversal_error(advance, z.q, z.p, 10).largest < 1e-10
-    q, p = advance(z.q, z.p, 10)
+    _, p = advance(z.q, z.p, 10)
     assert abs(p.sum(0)).max() < 1e-12
-    assert abs(q - z.q).max() > 1e-2  # it did move
+    assert jnp.std(p - z.p) > 0.01 * jnp.std(z.p)  # it did feel forces
     there, status = built(z, h, particles)
     assert bool(status.converged.all())
     here, _ = built.inverse(there, h, particles)

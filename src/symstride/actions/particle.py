@@ -8,8 +8,10 @@ two, so that the output is even in p to rounding.
 """
 
 import math
+from collections.abc import Callable
 from functools import reduce
 from itertools import pairwise
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -23,6 +25,7 @@ from symstride.phase import Particles
 _SYMMETRIC = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # the six components of a symmetric tensor
 RARE = 0.001  # how much all distances alike count in the decorrelation, beside the pairs seen
 LEVEL = 20.0  # standard deviations at which invariants level off
+SMALL, BLOCK = 256, 32  # on a CPU more than SMALL atoms go by blocks: else edges flow through the cache
 _COUNTED = np.array([1, 1, 1, 2, 2, 2.0])[:, None]  # how often each stands in a full contraction
 
 
@@ -129,6 +132,14 @@ def _trace(a: Array, b: Array, c: Array) -> Array:
 def _columns(t: Array) -> list[list[Array]]:
     xx, yy, zz, xy, xz, yz = (t[:, i] for i in range(6))
     return [[xx, xy, xz], [xy, yy, yz], [xz, yz, zz]]
+
+
+class Edges(eqx.Module):
+    """What the pairs carry."""
+
+    functions: Array  # [M, R, K]
+    angular: Array  # [M, y, K]
+    of: Array | None  # [M, K] the neighbours' species, if there are several
 
 
 class Layer(eqx.Module):
@@ -251,10 +262,12 @@ class ParticleNetwork(eqx.Module):
         self, q: Array, step: Array | None, x: Array, particles: Particles
     ) -> tuple[Array, Densities, Densities]:
         """[M, outputs], and the densities of both layers they were read from."""
-        first, edges = self._first_densities(q, step, particles)
-        standard1, hidden1, extra = self._first(first, x, particles)
-        second = self._second_densities(edges, hidden1, particles)
-        standard2, hidden2 = self.second_layer(second, jnp.concatenate([hidden1, extra], -1))
+        how = _whole if len(q) <= SMALL or jax.default_backend() != "cpu" else _in_blocks
+        over = how(self._edges, self._pairs(q, step, particles))
+        species, extra = jnp.asarray(particles.species), self._extra(x, particles)
+        first, standard1, hidden1 = over(self._first, species, extra)
+        gathered = particles.neighbors.gather(hidden1 @ self.node)
+        second, standard2, hidden2 = over(self._second, gathered, hidden1, extra)
         read = jnp.concatenate([hidden1, hidden2, standard1, standard2], -1) @ self.readout
         return read, first, second
 
@@ -265,41 +278,53 @@ class ParticleNetwork(eqx.Module):
         count = float(jnp.mean(jnp.sum(neighbors.mask & (r < self.radial.cutoff), 1)))
         radial = self.radial.calibrated(r.astype(self.dtype), neighbors.mask, max(count, 1.0))
         network = eqx.tree_at(lambda n: n.radial, self, radial)
-        densities, edges = network._first_densities(q, step, particles)
+        edges, extra = network._edges(*network._pairs(q, step, particles)), network._extra(x, particles)
+        densities = network._first_densities(edges, particles.species)
         network = eqx.tree_at(lambda n: n.first_layer, network, network.first_layer.calibrated(densities))
-        _, hidden, _ = network._first(densities, x, particles)
-        densities = network._second_densities(edges, hidden, particles)
+        _, _, hidden = network._first(edges, particles.species, extra)
+        densities = network._second_densities(edges, neighbors.gather(hidden @ network.node))
         return eqx.tree_at(lambda n: n.second_layer, network, network.second_layer.calibrated(densities))
 
-    def _first(self, densities: Densities, x: Array, particles: Particles) -> tuple[Array, Array, Array]:
+    def _extra(self, x: Array, particles: Particles) -> Array:
         kind = jax.nn.one_hot(particles.species, self.species, dtype=self.dtype)
-        extra = jnp.concatenate([x.astype(self.dtype)[:, None], kind], -1)
-        return *self.first_layer(densities, extra), extra
+        return jnp.concatenate([x.astype(self.dtype)[:, None], kind], -1)
 
-    def _first_densities(self, q: Array, step: Array | None, particles: Particles):
+    def _pairs(self, q: Array, step: Array | None, particles: Particles) -> tuple[Array | None, ...]:
+        """What edges are made of: r_ij [M, K, 3], mask, relative steps, and the neighbours' species."""
         neighbors = particles.neighbors
-        vectors = neighbors.vectors(q).astype(self.dtype).swapaxes(1, 2)
-        r = jnp.sqrt(jnp.sum(vectors**2, 1))
-        functions = self.radial(r, neighbors.mask)
         if step is not None:
-            step = (neighbors.gather(step) - step[:, None]).astype(self.dtype).swapaxes(1, 2)
-        angular = _angular(vectors / r[:, None], step)
-        # contracted with the bare radial functions; the weights, and decorrelation, act on atoms
-        a = self._by_species(
-            jnp.einsum("myk,mrk->myr", angular, self._of_neighbors(functions, particles)), particles
-        )
-        return _graded(a), (functions, angular)
+            step = (neighbors.gather(step) - step[:, None]).astype(self.dtype)
+        of = None if self.species == 1 else jnp.asarray(particles.species)[neighbors.index]
+        return neighbors.vectors(q).astype(self.dtype), jnp.asarray(neighbors.mask), step, of
 
-    def _of_neighbors(self, functions: Array, particles: Particles) -> Array:
-        """[M, R, K] → [M, S·R, K]: in the rows of the neighbour's species."""
-        if self.species == 1:
-            return functions
-        of = particles.species[particles.neighbors.index]
-        kind = jax.nn.one_hot(of, self.species, dtype=self.dtype, axis=1)
-        rows = kind[:, :, None] * functions[:, None]
+    def _edges(self, vectors: Array, mask: Array, step: Array | None, of: Array | None) -> Edges:
+        vectors = vectors.swapaxes(1, 2)
+        r = jnp.sqrt(jnp.sum(vectors**2, 1))
+        step = None if step is None else step.swapaxes(1, 2)
+        return Edges(self.radial(r, mask), _angular(vectors / r[:, None], step), of)
+
+    def _first(self, edges: Edges, species: AnyArray, extra: Array) -> tuple[Densities, Array, Array]:
+        densities = self._first_densities(edges, species)
+        return densities, *self.first_layer(densities, extra)
+
+    def _second(self, edges: Edges, gathered: Array, hidden: Array, extra: Array):
+        densities = self._second_densities(edges, gathered)
+        return densities, *self.second_layer(densities, jnp.concatenate([hidden, extra], -1))
+
+    def _first_densities(self, edges: Edges, species: AnyArray) -> Densities:
+        # contracted with the bare radial functions; the weights, and decorrelation, act on atoms
+        a = jnp.einsum("myk,mrk->myr", edges.angular, self._of_neighbors(edges))
+        return _graded(self._by_species(a, species))
+
+    def _of_neighbors(self, edges: Edges) -> Array:
+        """[M, S·R, K]: the radial functions in the rows of the neighbour's species."""
+        if edges.of is None:
+            return edges.functions
+        kind = jax.nn.one_hot(edges.of, self.species, dtype=self.dtype, axis=1)
+        rows = kind[:, :, None] * edges.functions[:, None]
         return rows.reshape(len(rows), -1, rows.shape[-1])
 
-    def _by_species(self, a: Array, particles: Particles) -> Array:
+    def _by_species(self, a: Array, species: AnyArray) -> Array:
         """[M, y, S·R] → [M, y, C] with the weights of the central atom's species."""
         weights = [
             jnp.einsum(
@@ -309,18 +334,44 @@ class ParticleNetwork(eqx.Module):
         ]
         kinds = [slice(0, 1), slice(1, 4), slice(4, 10), slice(10, 13), slice(13, 19)]
         mixed = [
-            a[:, kind] @ (w[0] if self.species == 1 else w[particles.species])
+            a[:, kind] @ (w[0] if self.species == 1 else w[species])
             for kind, w in zip(kinds, weights, strict=False)
         ]
         return jnp.concatenate(mixed, 1)
 
-    def _second_densities(self, edges: tuple[Array, Array], hidden: Array, particles: Particles) -> Densities:
-        functions, angular = edges
+    def _second_densities(self, edges: Edges, gathered: Array) -> Densities:
         mixing = (self.radial.decorrelate() @ self.second).T
-        mixing = jnp.broadcast_to(mixing, (len(functions), *mixing.shape))  # by atoms: no transpose
-        weights = mixing @ functions
-        weights = weights * particles.neighbors.gather(hidden @ self.node).swapaxes(1, 2)
-        return _graded(jnp.einsum("myk,mck->myc", angular, weights))
+        mixing = jnp.broadcast_to(mixing, (len(gathered), *mixing.shape))  # by atoms: no transpose
+        weights = mixing @ edges.functions * gathered.swapaxes(1, 2)
+        return _graded(jnp.einsum("myk,mck->myc", edges.angular, weights))
+
+
+def _whole(edges: Callable, pairs: Any) -> Callable:
+    """f(edges of all pairs, *what atoms have): the edges are made once for both layers."""
+    made = edges(*pairs)
+    return lambda f, *atoms: f(made, *atoms)
+
+
+def _in_blocks(edges: Callable, pairs: Any) -> Callable:
+    """The same by blocks of atoms whose edges, made anew each time they are needed, stay in the cache."""
+
+    def over(f: Callable, *atoms: Array) -> Any:
+        count = len(atoms[0])
+        blocks = -(-count // BLOCK)
+
+        def cut(x: Array) -> Array:  # the last atom fills the last block
+            rest = ((0, blocks * BLOCK - count),) + ((0, 0),) * (x.ndim - 1)
+            return jnp.pad(x, rest, mode="edge").reshape(blocks, BLOCK, *x.shape[1:])
+
+        @jax.checkpoint
+        def block(given):
+            pairs, atoms = given
+            return f(edges(*pairs), *atoms)
+
+        out = jax.lax.map(block, jax.tree.map(cut, (pairs, atoms)))
+        return jax.tree.map(lambda x: x.reshape(-1, *x.shape[2:])[:count], out)
+
+    return over
 
 
 def _dense(key: Array, rows: int, columns: int) -> Array:

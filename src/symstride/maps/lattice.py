@@ -9,6 +9,7 @@ from jax import Array
 
 from symstride.errors import ConfigError
 from symstride.maps.base import Map
+from symstride.maps.flight import FreeFlight
 from symstride.maps.palindrome import Palindrome
 from symstride.phase import Particles, Phase, Status
 
@@ -36,6 +37,11 @@ class Lattice(Map):
     spacing_p: float = eqx.field(static=True, default=2.0**-40)
 
     def __check_init__(self) -> None:
+        if not isinstance(self.palindrome.flow, FreeFlight):
+            raise ConfigError(
+                f"palindrome: its drifts are {type(self.palindrome.flow).__name__}; fixed-point arithmetic "
+                "rounds free flights only: FreeFlight() is needed"
+            )
         for name, spacing in (("spacing_q", self.spacing_q), ("spacing_p", self.spacing_p)):
             if not (0 < spacing < math.inf) or math.frexp(spacing)[0] != 0.5:
                 raise ConfigError(f"{name}: {spacing} is not a power of two, such as 2**-40")

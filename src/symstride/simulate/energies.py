@@ -24,7 +24,7 @@ class TrueEnergies:
         went wrong, if something did, with all energies before it."""
         start = self.start
         energies = np.full((len(positions), start.replicas), np.nan)
-        self.calculator.reset()  # as after a restart
+        getattr(self.calculator, "forget", self.calculator.reset)()  # as after a restart
         atoms = Atoms(
             start.numbers, cell=start.cell, pbc=start.pbc, masses=start.masses, calculator=self.calculator
         )
