@@ -16,11 +16,11 @@ class Schedule(Config):
     steps: PositiveInt = Field(default=2000, description="steps on strides")
     rate: PositiveFloat = 0.004
     processor_steps: PositiveInt = Field(
-        default=500, description="then, if there is a processor: with it, on the longest stride alone"
+        default=300, description="then, if there is a processor: with it, on the longest stride alone"
     )
-    processor_rate: PositiveFloat = 0.003
-    processed_steps: PositiveInt = Field(default=600, description="and with it on all strides")
-    processed_rate: PositiveFloat = 0.002
+    processor_rate: PositiveFloat = Field(default=0.001, description="from 0.003 on, steps end in NaN")
+    processed_steps: PositiveInt = Field(default=500, description="and with it on all strides")
+    processed_rate: PositiveFloat = 0.001
     frames: PositiveInt = Field(default=8, description="pairs of frames a step")
     force_weight: float = Field(
         default=0.3, ge=0, description="of the force error's logarithm beside the strides'"
