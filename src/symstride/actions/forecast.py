@@ -53,7 +53,8 @@ class ParticleDirect(Direct):
             z.q, *motion(z.p, h, particles, self.length, self.stride_unit), particles
         )
         vectors = jnp.concatenate([_vectors(d) for d in densities], -1)
-        gates, sent, taken = jnp.split(gates, [2 * vectors.shape[-1], -2 * PASSED], axis=-1)
+        size = 2 * vectors.shape[-1]
+        gates, sent, taken = jnp.split(gates, [size, size + PASSED], axis=-1)
         gates, taken = (x.reshape(len(x), 2, 1, -1) for x in (gates, 1 + taken))
         messages = self._messages(z.q, vectors @ self.mixing * sent[:, None], particles)
         changes = jnp.sum(vectors[:, None] * gates, -1) + jnp.sum(messages * taken, -1)
