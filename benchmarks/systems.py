@@ -11,12 +11,12 @@ import argparse
 from pathlib import Path
 
 import numpy as np
-import openmm
+import openmm  # pyright: ignore[reportMissingImports]
 import yaml
 from ase import Atoms, units
 from ase.build import molecule
 from ase.io import read, write
-from openmm import app, unit
+from openmm import app, unit  # pyright: ignore[reportMissingImports]
 from scipy.spatial.transform import Rotation
 
 HERE = Path(__file__).parent

@@ -229,7 +229,8 @@ def _between(config: MapConfig, scales: Scales, sizes: dict[str, Any], key: jax.
         return implicit
     outputs = ParticleDirect.outputs(config.network.channels)
     key = jax.random.fold_in(key, 1)
-    direct = ParticleDirect(ParticleNetwork(outputs, **sizes, moving=True, key=key), *units)
+    network = ParticleNetwork(outputs, **sizes, moving=True, key=key)
+    direct = ParticleDirect.of(network, config.network.channels, *units, jax.random.fold_in(key, 1))
     return direct if config.kind == "direct" else Corrected(direct, implicit, config.corrections)
 
 

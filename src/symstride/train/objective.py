@@ -1,7 +1,7 @@
 """What each kind of map is trained to, and the errors reported of it.
 
 The loss is the mean logarithm of squared relative errors, which weighs a relative gain at each stride alike,
-whatever their sizes. Maps between dressings are judged by the size of what they learn: dressed, Δq is far
+whatever their sizes. Generating functions are judged by the size of what they learn: dressed, Δq is far
 smaller than a thermal displacement.
 """
 
@@ -120,9 +120,14 @@ class Objective:
         return jnp.log(self._force_error(built, batch))
 
     def strides(self, built: Map, batch: Batch) -> Array:
-        parts, losses, kernel = Parts.of(built), [], kernel_of(built)
-        for errors, sizes in self._changes(built, parts, batch):
-            losses.append(errors[0] / sizes[0] + errors[1] / sizes[1])
+        parts, kernel = Parts.of(built), kernel_of(built)
+        changes = list(self._changes(built, parts, batch))
+        losses = [
+            dp / size_p + dq / size_q for (dp, dq), (size_p, size_q) in changes[: parts.implicit is not None]
+        ]
+        if parts.direct is not None:
+            (dp, dq), _ = changes[-1]
+            losses.append(dp + dq)  # in thermal units, as the solve has to remove them
         if isinstance(kernel, Alternation):
             meets = len(kernel.fractions) % 2 == 0 and isinstance(kernel.flow, FreeFlight)
             errors = (mismatches if meets else stride_errors)(kernel, batch, self.kT, self.groups)
