@@ -3,6 +3,7 @@
 from typing import Any
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 from jax import Array
 
@@ -55,10 +56,14 @@ class Processed(Map):
         self, z: Phase, h: float | Array, particles: Particles, iterations: int
     ) -> tuple[Phase, Phase]:
         """χ(z) after so many iterations, which training differentiates, and what the last changed."""
-        now = last = Phase(jnp.zeros_like(z.q), jnp.zeros_like(z.q))
-        for _ in range(iterations):
+
+        def iterate(carry: tuple[Phase, Phase], _) -> tuple[tuple[Phase, Phase], None]:
+            now, _ = carry
             dq, dp, _ = self.processor.change(z, now.q, now.p, h, particles)
-            now, last = Phase(dq, dp), now
+            return (Phase(dq, dp), now), None
+
+        none = Phase(jnp.zeros_like(z.q), jnp.zeros_like(z.q))
+        (now, last), _ = jax.lax.scan(iterate, (none, none), length=iterations)  # compiled once
         return Phase(z.q + now.q, z.p + now.p), Phase(now.q - last.q, now.p - last.p)
 
     def leave(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:
