@@ -2,10 +2,10 @@
 
     python benchmarks/aluminium.py [--work DIR] [--ps 50]
 
-Samples the reference, trains the explicit map, one with a processor for strides of 64 fs, S³ with a predictor of its first guess, S³ dressed by the
-explicit map, and the rival potential, runs each from the same four starts, measures, and writes
-benchmarks/results/aluminium.json. Each stage is kept in DIR and not repeated. Maps that are solved compute in
-float64: in float32 their residual stalls where it should be done, at 1e-5.
+Samples the reference, trains the explicit map, one with a processor for strides of 64 fs, S³ with a predictor
+of its first guess, S³ dressed by the explicit map, and the rival potential, runs each from the same four
+starts, measures, and writes benchmarks/results/aluminium.json. Each stage is kept in DIR and not repeated.
+Maps that are solved compute in float64: in float32 their residual stalls where it should be done, at 1e-5.
 """
 
 import argparse
