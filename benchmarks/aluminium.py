@@ -18,9 +18,13 @@ from dataclasses import replace
 from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "aluminium.json"
+PROCESSOR = {"radial": 8, "channels": 12, "products": 8, "hidden": 32}
 TRAINED = {  # file: map, schedule
     "explicit": ({"kind": "explicit", "strides_fs": (16.0, 32.0)}, {}),
-    "processed": ({"kind": "explicit", "strides_fs": (16.0, 32.0, 64.0), "processor": {}}, {"steps": 1300}),
+    "processed": (
+        {"kind": "explicit", "strides_fs": (16.0, 32.0, 64.0), "processor": PROCESSOR},
+        {"steps": 1300, "processed_steps": 450},
+    ),
     "corrected": (
         {"kind": "corrected", "strides_fs": (32.0,), "network": {"channels": 24, "products": 24}},
         {"steps": 2500},

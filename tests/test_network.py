@@ -12,7 +12,6 @@ from hypothesis import strategies as st
 
 from symstride.actions import particle
 from symstride.actions.particle import ParticleNetwork
-from symstride.maps.palindrome import Palindrome
 from symstride.measure.structure import reversal_error, symplectic_defect, thermal_scales
 from symstride.model import MapConfig, NetworkConfig, Scales, build_map
 from symstride.neighbors import neighbor_list
@@ -170,12 +169,8 @@ def test_learned_maps_are_symplectic_and_reversible(kind, options):
     found = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, 6.0)
     particles = jax.tree.map(jnp.asarray, Particles(np.zeros(len(atoms), int), atoms.get_masses(), found))
     h = 8 * FS
-    energy = 0.003 if kind == "s3" else 0.015  # stronger random forces are chaotic, or not solved
-    soft = SCALES.model_copy(update={"energy": energy})
+    soft = SCALES.model_copy(update={"energy": 0.03})  # stronger random forces are chaotic in ten strides
     built = build_map(config, soft, (13,), jax.random.key(2))
-    learned = lambda m: m.kicks if isinstance(m, Palindrome) else m.inner.action  # noqa: E731
-    calibrated = learned(built).calibrated(z.q, z.p, jnp.full(len(atoms), h), particles)
-    built = eqx.tree_at(learned, built, calibrated)
 
     @jax.jit
     def step(q, p):
@@ -192,7 +187,7 @@ def test_learned_maps_are_symplectic_and_reversible(kind, options):
     assert reversal_error(advance, z.q, z.p, 10).largest < 1e-10
     _, p = advance(z.q, z.p, 10)
     assert abs(p.sum(0)).max() < 1e-12
-    assert jnp.std(p - z.p) > 0.01 * jnp.std(z.p)  # it did feel forces
+    assert jnp.std(p - z.p) > 0.04 * jnp.std(z.p)  # it did feel forces
     there, status = built(z, h, particles)
     assert bool(status.converged.all())
     here, _ = built.inverse(there, h, particles)
