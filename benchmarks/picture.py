@@ -9,6 +9,7 @@ from matplotlib.figure import Figure
 ROOT = Path(__file__).parent.parent
 STYLES = {
     "explicit": ("C0", "o", "explicit action"),
+    "processed": ("C4", "P", "explicit action, processed"),
     "s3": ("C1", "s", "implicit action S³"),
     "corrected": ("C2", "D", "S³ from a predicted first guess"),
     "s3-dressed": ("C3", "v", "S³ dressed by the explicit action"),
