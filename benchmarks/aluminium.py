@@ -23,7 +23,7 @@ TRAINED = {  # file: map, schedule
     "explicit": ({"kind": "explicit", "strides_fs": (16.0, 32.0)}, {}),
     "processed": (
         {"kind": "explicit", "strides_fs": (16.0, 32.0, 64.0), "processor": PROCESSOR},
-        {"steps": 1300, "processed_steps": 450},
+        {"steps": 1300, "processed_steps": 800},
     ),
     "corrected": (
         {"kind": "corrected", "strides_fs": (32.0,), "network": {"channels": 24, "products": 24}},

@@ -52,6 +52,7 @@ class System:
         import numpy as np
         from ase.build import bulk
 
+        from symstride.neighbors import Slots
         from symstride.phase import Phase
         from symstride.simulate.plan import ATOM_STRIDES
         from symstride.units import KB
@@ -65,7 +66,7 @@ class System:
         rest = Phase(jnp.asarray(self.crystal.positions), jnp.asarray(p - p.mean(0)))
         thermalise = round(1500 / stride_fs)  # half of the kinetic energy goes into the springs
         self.z = self.simulation(SKINS[-1]).advance(rest, None, thermalise)[0]
-        self.slots = dict.fromkeys(SKINS, 0)
+        self.slots = dict.fromkeys(SKINS, Slots())
         for skin in SKINS:
             self._stretch(skin)  # compiles
 

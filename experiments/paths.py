@@ -72,7 +72,7 @@ def action_of(model: Model, unseen: list[Trajectory], stride: float, pairs: int)
     paths = Paths(unseen, stride, pairs)
     first = paths.first
     near = neighbor_list(
-        np.mean([q for q, _ in paths.starts], 0), first.cell, first.pbc, model.config.network.cutoff + 2, 0
+        np.mean([q for q, _ in paths.starts], 0), first.cell, first.pbc, model.config.network.cutoff, 2
     )
     particles = jax.tree.map(
         jnp.asarray, Particles(species_of(first.numbers, model.elements), first.masses, near, 1)

@@ -31,7 +31,7 @@ SITES = np.arange(4)[:, None] * np.array([10.0, 0.0, 0.0])
 
 
 def particles(replicas=1, masses=(1.0, 2.0, 16.0, 1.0)):
-    one = neighbor_list(SITES, np.zeros((3, 3)), np.zeros(3, bool), reach=3.0)
+    one = neighbor_list(SITES, np.zeros((3, 3)), np.zeros(3, bool), cutoff=3.0)
     neighbors = jax.tree.map(jnp.asarray, join([one] * replicas))
     masses = jnp.tile(jnp.asarray(masses), replicas)
     return Particles(jnp.zeros(len(masses), int), masses, neighbors, replicas)

@@ -3,6 +3,10 @@
 Positions are never wrapped: a list is good for any positions within half a skin of those it was built at.
 """
 
+import math
+from dataclasses import replace
+from typing import NamedTuple
+
 import equinox as eqx
 import jax
 import jax.numpy as jnp
@@ -15,114 +19,149 @@ from symstride.errors import DataError
 AnyArray = Array | np.ndarray  # numpy where data are gathered, jax where they are computed with
 
 
+LANES, SPARE = 16, 2  # slots within the cutoff come in sixteens: as wide as processors count; some to spare
+
+
+class Slots(NamedTuple):
+    """How many neighbours of an atom a list has room for."""
+
+    reach: int = 0  # within cutoff and skin
+    close: int = 0  # within the cutoff
+
+
+NO_SLOTS = Slots()
+
+
 class Neighbors(eqx.Module):
     """Directed pairs i → j of all atoms closer than cutoff + skin, periodic images included.
 
-    Slots that hold no neighbour point to atom i itself and are masked.
+    Slots that hold no neighbour point to atom i itself and are masked. Most pairs of a wide skin are farther
+    apart than the cutoff: `within` leaves them out.
     """
 
     index: AnyArray  # [M, K] j
     shift: AnyArray  # [M, K, 3] Å, the image of j: r_ij = q_j + shift − q_i
     mask: AnyArray  # [M, K] bool
-    reverse: AnyArray  # [M, K] flat slot of the pair j → i
     origin: AnyArray  # [M, 3] Å, where the list was built
+    cutoff: float = eqx.field(static=True, default=math.inf)  # Å
+    close: int = eqx.field(static=True, default=0)  # an atom's slots within the cutoff; 0: as many as all
+
+    @property
+    def slots(self) -> Slots:
+        return Slots(self.index.shape[1], self.close)
+
+    @property
+    def _pruned(self) -> bool:
+        return 0 < self.close < self.index.shape[1]
 
     def gather(self, x: Array) -> Array:
-        """[M, …] → [M, K, …]: each neighbour's value.
+        """[M, …] → [M, K, …]: each neighbour's value."""
+        return x[jnp.asarray(self.index)]
 
-        Its transpose sums over the reverse pairs, which is again a gather: no scatter on any device.
+    def vectors(self, q: Array, own: Array | None = None) -> Array:
+        """r_ij [M, K, 3] in Å; (1, 1, 1) in masked slots, so that lengths differentiate.
+
+        `own` are the positions of the atoms i, if the list is of some atoms only.
         """
-
-        def forward(residual, x):
-            index, _, _ = residual
-            return x[index]
-
-        def transpose(residual, cotangent):
-            _, reverse, mask = residual
-            rows = cotangent.reshape(-1, *cotangent.shape[2:])[reverse]
-            return jnp.sum(jnp.where(mask.reshape(mask.shape + (1,) * (rows.ndim - 2)), rows, 0), axis=1)
-
-        return jax.custom_derivatives.linear_call(
-            forward, transpose, (self.index, self.reverse, self.mask), x
-        )
-
-    def vectors(self, q: Array) -> Array:
-        """r_ij [M, K, 3] in Å; (1, 1, 1) in masked slots, so that lengths differentiate."""
-        vectors = self.gather(q) - q[:, None] + self.shift
+        vectors = self.gather(q) - (q if own is None else own)[:, None] + self.shift
         return jnp.where(self.mask[..., None], vectors, 1.0)
 
+    def within(self, q: Array) -> "Neighbors":
+        """The pairs closer than the cutoff at q [M, 3] alone, in `close` slots, NaN apart where an atom has
+        more of them: `excursion` tells."""
+        if not self._pruned:
+            return self
+        near, slots = self._near(q), self.index.shape[1]
+        slot = jnp.sort(jnp.where(near, jnp.arange(slots), slots), axis=1)[:, : self.close]
+        found = slot < slots
+        slot = jnp.where(found, slot, 0)
+        own = jnp.arange(len(slot), dtype=jnp.int32)[:, None]
+        index = jnp.take_along_axis(jnp.asarray(self.index), slot, axis=1)
+        shift = jnp.take_along_axis(jnp.asarray(self.shift), slot[..., None], axis=1)
+        shift = jnp.where(self._crowded(near)[:, None, None], jnp.nan, shift)
+        return Neighbors(jnp.where(found, index, own), shift, found, self.origin)
+
     def excursion(self, q: Array) -> Array:
-        """The largest distance [Å] of an atom from where the list was built; 0 for a list of nobody."""
+        """The largest distance [Å] of an atom from where the list was built; 0 for a list of nobody, ∞ where
+        an atom has more neighbours within the cutoff than slots for them (positions of NaN do not count)."""
         if self.index.shape[1] == 0:
             return jnp.zeros(())
-        return jnp.sqrt(jnp.max(jnp.sum((q - self.origin) ** 2, axis=-1)))
+        far = jnp.sqrt(jnp.nanmax(jnp.sum((q - self.origin) ** 2, axis=-1), initial=0.0))
+        return jnp.where(jnp.any(self._crowded(self._near(q))), jnp.inf, far) if self._pruned else far
+
+    def _crowded(self, near: Array) -> Array:
+        return jnp.sum(near, axis=1) > self.close
+
+    def _near(self, q: Array) -> Array:
+        return jnp.asarray(self.mask) & (
+            jnp.sum(self.vectors(jax.lax.stop_gradient(q)) ** 2, axis=-1) < self.cutoff**2
+        )
 
 
 def nobody(atoms: int) -> Neighbors:
     """The list of atoms, or bodies, that interact with nobody through it; good for any positions."""
     none = np.zeros((atoms, 0), np.int32)
-    return Neighbors(none, np.zeros((atoms, 0, 3)), none.astype(bool), none, np.zeros((atoms, 3)))
+    return Neighbors(none, np.zeros((atoms, 0, 3)), none.astype(bool), np.zeros((atoms, 3)))
 
 
-def neighbor_list(q, cell, pbc, reach: float, slots: int = 0) -> Neighbors:
+def neighbor_list(q, cell, pbc, cutoff: float, skin: float = 0.0, slots: Slots = NO_SLOTS) -> Neighbors:
     """The list of one system, as numpy arrays.
 
-    **Arguments:** `q` [N, 3] Å, unwrapped; `cell` [3, 3]; `pbc` [3]; `reach` = cutoff + skin in Å, any size
-    beside the cell; `slots` the least K (K grows where an atom has more neighbours).
+    **Arguments:** `q` [N, 3] Å, unwrapped; `cell` [3, 3]; `pbc` [3]; `cutoff` and `skin` in Å, any size
+    beside the cell; `slots` the least there are (more where an atom has more neighbours).
     """
     n = len(q)
     cell = np.where(np.asarray(pbc, bool)[:, None], cell, 0.0)
-    half = vesin.NeighborList(cutoff=reach, full_list=False)
-    i, j, images = half.compute(
+    half = vesin.NeighborList(cutoff=cutoff + skin, full_list=False)
+    i, j, images, r = half.compute(
         points=np.ascontiguousarray(q, float),
         box=_complete(cell),
         periodic=list(map(bool, pbc)),
-        quantities="ijS",
+        quantities="ijSd",
     )
     pairs = len(i)
     i, j = np.concatenate([i, j]).astype(np.int32), np.concatenate([j, i]).astype(np.int32)
     shifts = images @ cell
     order = np.argsort(i, kind="stable")
     count = np.bincount(i, minlength=n)
-    slots = max(slots, int(count.max(initial=1)))
-    flat = np.empty(2 * pairs, np.int32)  # where each pair stands; the reverse of pair e is e ± pairs
-    flat[order] = np.arange(2 * pairs) + np.repeat(np.arange(n) * slots - np.cumsum(count) + count, count)
-    index = np.repeat(np.arange(n, dtype=np.int32), slots)
-    shift = np.zeros((n * slots, 3))
-    mask = np.zeros(n * slots, bool)
-    reverse = np.arange(n * slots, dtype=np.int32)
-    index[flat], mask[flat], reverse[flat] = j, True, np.roll(flat, pairs)
+    width = max(slots.reach, int(count.max(initial=1)))
+    crowd = int(np.bincount(i[np.tile(r < cutoff, 2)]).max(initial=0))
+    needed = slots.close if crowd <= slots.close else crowd + SPARE
+    close = -(-needed // LANES) * LANES
+    flat = np.empty(2 * pairs, np.int32)  # where each pair stands
+    flat[order] = np.arange(2 * pairs) + np.repeat(np.arange(n) * width - np.cumsum(count) + count, count)
+    index = np.repeat(np.arange(n, dtype=np.int32), width)
+    shift = np.zeros((n * width, 3))
+    mask = np.zeros(n * width, bool)
+    index[flat], mask[flat] = j, True
     shift[flat[:pairs]], shift[flat[pairs:]] = shifts, -shifts
-    index, mask, reverse = (x.reshape(n, slots) for x in (index, mask, reverse))
-    shift = shift.reshape(n, slots, 3)
-    return Neighbors(index, shift, mask, reverse, np.array(q, float))
+    index, mask = (x.reshape(n, width) for x in (index, mask))
+    shift = shift.reshape(n, width, 3)
+    return Neighbors(index, shift, mask, np.array(q, float), cutoff, close if skin else 0)
 
 
 def join(lists: list[Neighbors]) -> Neighbors:
-    """One flat graph of several systems, K being the largest of theirs."""
-    slots = max(n.index.shape[1] for n in lists)
-    padded = [_pad(n, slots) for n in lists]
+    """One flat graph of several systems, with the largest of their slots."""
+    width = max(n.slots.reach for n in lists)
+    padded = [_pad(n, width) for n in lists]
     atoms = np.cumsum([0] + [len(n.index) for n in padded[:-1]]).astype(np.int32)
     return Neighbors(
         np.concatenate([n.index + a for n, a in zip(padded, atoms, strict=True)]),
         np.concatenate([n.shift for n in padded]),
         np.concatenate([n.mask for n in padded]),
-        np.concatenate([n.reverse + a * slots for n, a in zip(padded, atoms, strict=True)]),
         np.concatenate([n.origin for n in padded]),
+        lists[0].cutoff,
+        max(n.close for n in lists),
     )
 
 
 def _pad(n: Neighbors, slots: int) -> Neighbors:
     atoms, old = n.index.shape
-    if old == slots:
-        return n
     grow = ((0, 0), (0, slots - old))
     own = np.arange(atoms, dtype=np.int32)[:, None]
-    reverse = np.where(n.mask, n.reverse // old * slots + n.reverse % old, 0)
-    reverse = np.pad(reverse, grow)
     mask = np.pad(n.mask, grow)
     index = np.where(mask, np.pad(n.index, grow), own)
-    return Neighbors(index, np.pad(n.shift, (*grow, (0, 0))), mask, reverse.astype(np.int32), n.origin)
+    return replace(n, index=index, shift=np.pad(n.shift, (*grow, (0, 0))), mask=mask)
 
 
 def _complete(cell: np.ndarray) -> np.ndarray:

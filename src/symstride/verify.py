@@ -24,6 +24,7 @@ from symstride.measure.structure import (
 )
 from symstride.measure.summary import MIN_FRAMES, summarise
 from symstride.model import IMPLICIT, Model, load_model
+from symstride.neighbors import Slots
 from symstride.phase import Phase
 from symstride.simulate.nve import Simulation
 from symstride.simulate.output import Output
@@ -103,14 +104,14 @@ class _Exact:
     """The map in float64 on one replica's system, as functions of arrays."""
 
     simulation: Simulation
-    slots: int  # of the neighbour lists, so many that none needs more and all is compiled once
+    slots: Slots  # of the neighbour lists, so many that none needs more and all is compiled once
 
     @staticmethod
     def of(model: Model, system: Trajectory, stride_fs: float) -> "_Exact":
         exact = model.cast("float64").solved_to(TOLERANCE)
         simulation = simulation_of(exact, system, stride_fs, skin=2.0)
-        found = simulation.particles(system.positions[-1]).neighbors
-        return _Exact(simulation, found.index.shape[1] * 5 // 4)
+        found = simulation.particles(system.positions[-1]).neighbors.slots
+        return _Exact(simulation, Slots(*(n * 5 // 4 for n in found)))
 
     def advance(self, q: Array, p: Array, strides: int) -> tuple[Array, Array]:
         z = Phase(jnp.asarray(q), jnp.asarray(p))

@@ -1,6 +1,7 @@
 """A direct predictor for atoms."""
 
 import math
+from dataclasses import replace
 
 import equinox as eqx
 import jax
@@ -48,6 +49,7 @@ class ParticleDirect(Direct):
         return 2 * KINDS * channels + 3 * PASSED
 
     def change(self, z: Phase, h: float | Array, particles: Particles) -> Phase:
+        particles = replace(particles, neighbors=particles.neighbors.within(z.q))
         h = jnp.broadcast_to(h, particles.masses.shape)
         gates, *densities = self.network.terms(
             z.q, *motion(z.p, h, particles, self.length, self.stride_unit), particles

@@ -9,7 +9,7 @@ two, so that the output is even in p to rounding.
 
 import math
 from collections.abc import Callable
-from functools import reduce
+from functools import partial, reduce
 from itertools import pairwise
 from typing import Any
 
@@ -19,13 +19,13 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from symstride.neighbors import AnyArray
+from symstride.neighbors import AnyArray, Neighbors
 from symstride.phase import Particles
 
 _SYMMETRIC = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # the six components of a symmetric tensor
 RARE = 0.001  # how much all distances alike count in the decorrelation, beside the pairs seen
 LEVEL = 20.0  # standard deviations at which invariants level off
-SMALL, BLOCK = 256, 32  # on a CPU more than SMALL atoms go by blocks: else edges flow through the cache
+SMALL, BLOCK = 256, 64  # on a CPU more than SMALL atoms go by blocks: else edges flow through the cache
 _COUNTED = np.array([1, 1, 1, 2, 2, 2.0])[:, None]  # how often each stands in a full contraction
 
 
@@ -140,6 +140,7 @@ class Edges(eqx.Module):
     functions: Array  # [M, R, K]
     angular: Array  # [M, y, K]
     of: Array | None  # [M, K] the neighbours' species, if there are several
+    pairs: Neighbors
 
 
 class Layer(eqx.Module):
@@ -263,11 +264,11 @@ class ParticleNetwork(eqx.Module):
     ) -> tuple[Array, Densities, Densities]:
         """[M, outputs], and the densities of both layers they were read from."""
         how = _whole if len(q) <= SMALL or jax.default_backend() != "cpu" else _in_blocks
-        over = how(self._edges, self._pairs(q, step, particles))
+        over = how(*self._edges(q, step, particles))
         species, extra = jnp.asarray(particles.species), self._extra(x, particles)
         first, standard1, hidden1 = over(self._first, species, extra)
-        gathered = particles.neighbors.gather(hidden1 @ self.node)
-        second, standard2, hidden2 = over(self._second, gathered, hidden1, extra)
+        node = hidden1 @ self.node
+        second, standard2, hidden2 = over(partial(self._second, node), hidden1, extra)
         read = jnp.concatenate([hidden1, hidden2, standard1, standard2], -1) @ self.readout
         return read, first, second
 
@@ -278,37 +279,38 @@ class ParticleNetwork(eqx.Module):
         count = float(jnp.mean(jnp.sum(neighbors.mask & (r < self.radial.cutoff), 1)))
         radial = self.radial.calibrated(r.astype(self.dtype), neighbors.mask, max(count, 1.0))
         network = eqx.tree_at(lambda n: n.radial, self, radial)
-        edges, extra = network._edges(*network._pairs(q, step, particles)), network._extra(x, particles)
+        make, pairs = network._edges(q, step, particles)
+        edges, extra = make(*pairs), network._extra(x, particles)
         densities = network._first_densities(edges, particles.species)
         network = eqx.tree_at(lambda n: n.first_layer, network, network.first_layer.calibrated(densities))
         _, _, hidden = network._first(edges, particles.species, extra)
-        densities = network._second_densities(edges, neighbors.gather(hidden @ network.node))
+        densities = network._second_densities(edges, hidden @ network.node)
         return eqx.tree_at(lambda n: n.second_layer, network, network.second_layer.calibrated(densities))
 
     def _extra(self, x: Array, particles: Particles) -> Array:
         kind = jax.nn.one_hot(particles.species, self.species, dtype=self.dtype)
         return jnp.concatenate([x.astype(self.dtype)[:, None], kind], -1)
 
-    def _pairs(self, q: Array, step: Array | None, particles: Particles) -> tuple[Array | None, ...]:
-        """What edges are made of: r_ij [M, K, 3], mask, relative steps, and the neighbours' species."""
-        neighbors = particles.neighbors
-        if step is not None:
-            step = (neighbors.gather(step) - step[:, None]).astype(self.dtype)
-        of = None if self.species == 1 else jnp.asarray(particles.species)[neighbors.index]
-        return neighbors.vectors(q).astype(self.dtype), jnp.asarray(neighbors.mask), step, of
+    def _edges(self, q: Array, step: Array | None, particles: Particles) -> tuple[Callable, tuple]:
+        """What makes the edges of some atoms, and what all atoms give it: their pairs, positions, steps."""
 
-    def _edges(self, vectors: Array, mask: Array, step: Array | None, of: Array | None) -> Edges:
-        vectors = vectors.swapaxes(1, 2)
-        r = jnp.sqrt(jnp.sum(vectors**2, 1))
-        step = None if step is None else step.swapaxes(1, 2)
-        return Edges(self.radial(r, mask), _angular(vectors / r[:, None], step), of)
+        def edges(pairs: Neighbors, own: Array, own_step: Array | None) -> Edges:
+            vectors = pairs.vectors(q, own).astype(self.dtype).swapaxes(1, 2)
+            moving = None
+            if step is not None and own_step is not None:
+                moving = (pairs.gather(step) - own_step[:, None]).astype(self.dtype).swapaxes(1, 2)
+            r = jnp.sqrt(jnp.sum(vectors**2, 1))
+            of = None if self.species == 1 else pairs.gather(jnp.asarray(particles.species))
+            return Edges(self.radial(r, pairs.mask), _angular(vectors / r[:, None], moving), of, pairs)
+
+        return edges, (particles.neighbors.within(q), q, step)
 
     def _first(self, edges: Edges, species: AnyArray, extra: Array) -> tuple[Densities, Array, Array]:
         densities = self._first_densities(edges, species)
         return densities, *self.first_layer(densities, extra)
 
-    def _second(self, edges: Edges, gathered: Array, hidden: Array, extra: Array):
-        densities = self._second_densities(edges, gathered)
+    def _second(self, node: Array, edges: Edges, hidden: Array, extra: Array):
+        densities = self._second_densities(edges, node)
         return densities, *self.second_layer(densities, jnp.concatenate([hidden, extra], -1))
 
     def _first_densities(self, edges: Edges, species: AnyArray) -> Densities:
@@ -339,7 +341,8 @@ class ParticleNetwork(eqx.Module):
         ]
         return jnp.concatenate(mixed, 1)
 
-    def _second_densities(self, edges: Edges, gathered: Array) -> Densities:
+    def _second_densities(self, edges: Edges, node: Array) -> Densities:
+        gathered = edges.pairs.gather(node)
         mixing = (self.radial.decorrelate() @ self.second).T
         mixing = jnp.broadcast_to(mixing, (len(gathered), *mixing.shape))  # by atoms: no transpose
         weights = mixing @ edges.functions * gathered.swapaxes(1, 2)

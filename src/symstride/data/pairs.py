@@ -13,7 +13,7 @@ from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError
 from symstride.hamiltonians import bonded as bonds
 from symstride.hamiltonians.forcefield import ForceField
-from symstride.neighbors import join, neighbor_list
+from symstride.neighbors import NO_SLOTS, Slots, join, neighbor_list
 from symstride.phase import Particles, Phase
 from symstride.units import FS
 
@@ -66,9 +66,9 @@ class Pairs:
             for n in offsets
         )
         self.skin = 1.1 * float(travel)
-        self.slots = 0
+        self.slots = NO_SLOTS
         self.batch(np.random.default_rng(0), 128)
-        self.slots += 2
+        self.slots = Slots(self.slots.reach + 2, self.slots.close)
 
     def batch(
         self, rng: np.random.Generator, frames: int, first: int = 0, strides: Sequence[int] | None = None
@@ -85,11 +85,11 @@ class Pairs:
             terms += [self.terms[which]] if self.terms else []
         middles = [(t.positions[a] + t.positions[b]) / 2 for t, a, b, _ in picked]
         lists = [
-            neighbor_list(q, t.cell, t.pbc, self.cutoff + self.skin, self.slots)
+            neighbor_list(q, t.cell, t.pbc, self.cutoff, self.skin, self.slots)
             for q, (t, *_) in zip(middles, picked, strict=True)
         ]
         neighbors = join(lists)
-        self.slots = neighbors.index.shape[1]  # grows rarely: each growth compiles anew
+        self.slots = neighbors.slots  # grows rarely: each growth compiles anew
         return Batch(
             start=Phase(*(_joined([getattr(t, x)[a] for t, a, _, _ in picked]) for x in _QP)),
             end=Phase(*(_joined([getattr(t, x)[b] for t, _, b, _ in picked]) for x in _QP)),

@@ -15,7 +15,7 @@ from symstride.maps.base import Map
 from symstride.maps.composition import combine
 from symstride.maps.processed import Processed, kernel_of
 from symstride.maps.substepping import Substepping
-from symstride.neighbors import Neighbors, join, neighbor_list
+from symstride.neighbors import NO_SLOTS, Neighbors, Slots, join, neighbor_list
 from symstride.phase import Particles, Phase, Status
 from symstride.units import FS
 
@@ -57,7 +57,7 @@ class Stretch:
     processing: np.ndarray  # [replicas], gradients of a processor besides
     positions: np.ndarray  # [F, M, 3], the frames kept
     momenta: np.ndarray
-    slots: int  # of the neighbour lists; the next stretch needs no new compilation if it is given them
+    slots: Slots  # of the neighbour lists; the next stretch needs no new compilation if it is given them
     failure: Failure | None
 
 
@@ -84,15 +84,23 @@ class Simulation:
     replicas: int
     bonded: Bonded | None = None  # of all replicas
 
-    def particles(self, q: np.ndarray | Array, slots: int = 0, skin: float | None = None) -> Particles:
+    def particles(
+        self, q: np.ndarray | Array, slots: Slots = NO_SLOTS, skin: float | None = None
+    ) -> Particles:
         """The system with neighbour lists at q [replicas·N, 3]; more slots than asked if they are needed."""
-        reach = self.cutoff + (skin or self.skin)
         parts = np.asarray(q).reshape(self.replicas, -1, 3)
-        found: Neighbors = join([neighbor_list(part, self.cell, self.pbc, reach, slots) for part in parts])
-        needed = found.index.shape[1]
-        if needed > slots:  # some to spare: each growth compiles anew
-            slots = -(-(needed + 2) // 4) * 4
-            found = join([neighbor_list(part, self.cell, self.pbc, reach, slots) for part in parts])
+
+        def lists(slots: Slots) -> Neighbors:
+            return join(
+                [
+                    neighbor_list(part, self.cell, self.pbc, self.cutoff, skin or self.skin, slots)
+                    for part in parts
+                ]
+            )
+
+        found = lists(slots)
+        if found.slots.reach > slots.reach:  # some to spare: each growth compiles anew
+            found = lists(Slots(-(-(found.slots.reach + 2) // 4) * 4, slots.close))
         species, masses = (np.tile(x, self.replicas) for x in (self.species, self.masses))
         return jax.tree.map(jnp.asarray, Particles(species, masses, found, self.replicas, self.bonded))
 
@@ -117,7 +125,7 @@ class Simulation:
         begin: int = 0,
         every: int | None = None,
         frames: int = 0,
-        slots: int = 0,
+        slots: Slots = NO_SLOTS,
     ) -> Stretch:
         """As `advance`, but a failure is told, not raised, and frames are kept.
 
@@ -136,7 +144,7 @@ class Simulation:
         kept = Frames(*(jnp.zeros((frames + 1, *z.q.shape)) for _ in range(2)))
         h, target, at = (jnp.asarray(x) for x in (self.h, strides, (begin, every or begin + strides + 1)))
         while failure is None:
-            slots = particles.neighbors.index.shape[1]
+            slots = particles.neighbors.slots
             z, memory, tally, kept, last = _strides(
                 self.map, z, memory, tally, kept, h, particles, target, jnp.asarray(skin / 2), at
             )
@@ -145,6 +153,9 @@ class Simulation:
                 break
             if fresh:  # not even a list made at its start serves the next stride
                 excursion = float(last.excursion)
+                if excursion == np.inf:  # within it atoms come closer together than at its start
+                    particles = self.particles(z.q, Slots(slots.reach, slots.close + 1), skin)
+                    continue
                 if not skin / 2 < excursion <= WIDEST * self.skin / 2:
                     failure = self._failure(last, begin + done + 1)
                     break
@@ -157,7 +168,7 @@ class Simulation:
         used = np.asarray(tally.gradients), np.asarray(tally.processing)
         return Stretch(z, memory, done, *used, positions, momenta, slots, failure)
 
-    def forces(self, q: Array, frames: int = 0, slots: int = 0) -> np.ndarray:
+    def forces(self, q: Array, frames: int = 0, slots: Slots = NO_SLOTS) -> np.ndarray:
         """−∇V [M, 3] in eV/Å at q, the limit of short strides: what one does to atoms at rest.
 
         It compiles what a stretch with as many `frames` and `slots` needs.

@@ -17,7 +17,7 @@ from symstride.simulate.settings import RunSettings
 from symstride.simulate.start import Start
 from symstride.units import FS, KB
 
-ATOM_STRIDES = 32768  # between two saves: a few seconds' work
+ATOM_STRIDES = 65536  # between two saves: a few seconds' work
 
 
 @dataclass(frozen=True)

@@ -16,6 +16,7 @@ from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError, SimulationError, SymstrideWarning
 from symstride.maps.processed import kernel_of
 from symstride.model import load_model
+from symstride.neighbors import Slots
 from symstride.phase import Phase
 from symstride.simulate.energies import TrueEnergies
 from symstride.simulate.nve import Failure
@@ -118,7 +119,7 @@ class _Run:
         if plan.settings.temperature_K is not None:
             forces = forces.reshape(momenta.shape)
             momenta = draw_momenta(start, plan.settings.temperature_K, plan.settings.seed, forces)
-        slots = plan.simulation.particles(q).neighbors.index.shape[1]
+        slots = plan.simulation.particles(q).neighbors.slots
         return State(Phase(q, jnp.asarray(momenta.reshape(-1, 3))), slots=slots)
 
     def _resume(self) -> State | None:
@@ -127,7 +128,7 @@ class _Run:
             return None
         saved, simulation = last[1], self.plan.simulation
         try:
-            slots = int(saved["slots"])
+            slots = Slots(*saved["slots"].tolist())
             z = Phase(jnp.asarray(saved["q"]), jnp.asarray(saved["p"]))
             simulation.forces(z.q, self.plan.buffer, slots)
             particles = simulation.particles(z.q, slots)

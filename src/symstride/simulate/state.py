@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from symstride.maps.substepping import Counted
+from symstride.neighbors import NO_SLOTS, Slots
 from symstride.phase import Phase
 from symstride.simulate.nve import Stretch
 
@@ -20,7 +21,7 @@ class State:
     z: Phase  # the kernel's point of a processed map, once there is a memory
     memory: Any = None
     strides: int = 0
-    slots: int = 0  # of the neighbour lists
+    slots: Slots = NO_SLOTS  # of the neighbour lists
     gradients: np.ndarray | float = 0.0  # [replicas]
     processing: np.ndarray | float = 0.0  # [replicas], gradients of a processor besides
     wall_s: float = 0.0
@@ -41,7 +42,7 @@ class State:
             Phase(jnp.asarray(saved["q"]), jnp.asarray(saved["p"])),
             jax.tree.unflatten(structure, leaves),
             int(saved["strides"]),
-            int(saved["slots"]),
+            Slots(*saved["slots"].tolist()),
             saved["gradients"],
             saved["processing"],
             float(saved["wall_s"]),

@@ -15,6 +15,7 @@ import numpy as np
 
 from symstride.data.files import load_arrays, save_arrays
 from symstride.errors import DataError
+from symstride.neighbors import NO_SLOTS, Slots
 from symstride.train.config import TrainConfig
 from symstride.train.objective import Stage
 from symstride.train.optimizer import make_optimizer
@@ -30,7 +31,7 @@ class State:
     best: Any
     history: list[dict]
     seconds: float
-    slots: int = 0  # of the neighbour lists: sums over more of them round differently
+    slots: Slots = NO_SLOTS  # of the neighbour lists: sums over more of them round differently
 
     @staticmethod
     def fresh(parameters, phases: Sequence[Stage]) -> "State":
@@ -100,7 +101,7 @@ class Checkpoint:
             arrays = io.BytesIO(saved["arrays"].tobytes())
             parameters, moments, best = eqx.tree_deserialise_leaves(arrays, self._trees(fresh))
             history, seconds = json.loads(str(saved["history"])), float(saved["seconds"])
-            step, slots = int(saved["step"]), int(saved["slots"])
+            step, slots = int(saved["step"]), Slots(*saved["slots"].tolist())
         except (KeyError, ValueError, RuntimeError, EOFError) as error:
             raise DataError(f"{self.path}: damaged; remove it to begin anew") from error
         optimizers = tuple((t, m) for (t, _), m in zip(fresh.optimizers, moments, strict=True))

@@ -19,6 +19,7 @@ from symstride.errors import DataError, SymstrideError, SymstrideWarning
 from symstride.measure.advice import Advice
 from symstride.measure.caustic import Limit, Reach, in_stride, limit
 from symstride.model import Model, build_map, flight, save_model
+from symstride.neighbors import Slots
 from symstride.train.checkpoint import Checkpoint, State
 from symstride.train.config import TrainConfig
 from symstride.train.dressing import find_bonds, load_dressing, remaining
@@ -55,7 +56,7 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
     checkpoint = Checkpoint(config, split.digest)
     phases = loss.phases()
     state = checkpoint.load(State.fresh(parameters, phases))
-    pairs.slots = max(pairs.slots, state.slots)
+    pairs.slots = Slots(*map(max, pairs.slots, state.slots))
     started = time.monotonic() - state.seconds
 
     @eqx.filter_jit
@@ -135,10 +136,12 @@ def _validation_batches(trajectories: list[Trajectory], pairs: Pairs, config: Tr
     held_out = Pairs(trajectories, config.map.strides_fs, pairs.elements, pairs.cutoff, pairs.bonded)
     frames = len(config.map.strides_fs) * max(1, 12 // len(config.map.strides_fs))
     count = -(-config.schedule.validation_frames // frames)
-    batches = [held_out.batch(np.random.default_rng([7, n]), frames) for n in range(count)]
-    slots = max(b.particles.neighbors.index.shape[1] for b in batches)
-    held_out.slots = slots
-    yield from (on_device(held_out.batch(np.random.default_rng([7, n]), frames)) for n in range(count))
+    for again in (False, True):  # then all have the most slots that any needs
+        for n in range(count):
+            batch = held_out.batch(np.random.default_rng([7, n]), frames)
+            if again:
+                neighbors = replace(batch.particles.neighbors, close=0)  # none is to be lost
+                yield on_device(replace(batch, particles=replace(batch.particles, neighbors=neighbors)))
 
 
 def _fastest(split: Split, config: TrainConfig) -> float | None:
