@@ -10,17 +10,18 @@ import pytest
 
 from symstride.actions.predictor import SmallDirect
 from symstride.actions.small import Cartesian, Isolated
-from symstride.errors import ModelError
+from symstride.errors import ConfigError, ModelError
 from symstride.hamiltonians.harmonic import Harmonic
 from symstride.hamiltonians.henon_heiles import henon_heiles
+from symstride.maps.base import Map
 from symstride.maps.direct import Corrected, Direct
-from symstride.maps.dressed import Dressed, Fixed
+from symstride.maps.dressed import Dressed, Fixed, irreversibility
 from symstride.maps.flight import FreeFlight
 from symstride.maps.midpoint import HamiltonianAction, midpoint
 from symstride.maps.palindrome import Palindrome
 from symstride.maps.splitting import PotentialKicks
 from symstride.measure.structure import Scales, jacobian_defect
-from symstride.phase import Phase, bodies
+from symstride.phase import Phase, Status, bodies
 
 jax.config.update("jax_enable_x64", True)
 
@@ -131,6 +132,35 @@ def test_memory_is_that_of_the_corrected_point():
 def test_unconverged_strides_say_so():
     implicit = midpoint(STAR, 1.0, 1e-13, max_steps=2)
     assert not stride(Corrected(Euler(), implicit), START, STAR.particles)[1].converged.any()
+
+
+class KickAndDrift(Map):
+    """Symplectic, but not a palindrome."""
+
+    def begin(self, z, h, particles):
+        return None
+
+    def step(self, z, memory, h, particles):
+        p = z.p + h * STAR.field(z).p
+        z = Phase(z.q + h * p / particles.masses[:, None], p)
+        return z, None, Status.explicit(1, jnp.zeros(()), particles.replicas)
+
+
+@pytest.mark.parametrize("dressing", [Euler(), KickAndDrift(), corrected(2)], ids=lambda d: type(d).__name__)
+def test_a_dressing_that_is_not_reversible_is_refused_with_its_defect(dressing):
+    inner, of = midpoint(STAR, 1.0, 1e-13), STAR.particles
+    found = irreversibility(dressing, START, H / 2, of)
+    assert found > 1e-3
+    with pytest.raises(ConfigError, match=f"{type(dressing).__name__} is not reversible.* {found:.2g} of"):
+        Dressed.around(inner, dressing, START, H, of)
+
+
+@pytest.mark.parametrize(
+    "dressing", [FreeFlight(), Palindrome(PotentialKicks(STAR), drifts=2), corrected(None)]
+)
+def test_a_reversible_dressing_makes_a_reversible_map(dressing):
+    whole = Dressed.around(midpoint(STAR, 1.0, 1e-13), dressing, START, H, STAR.particles)
+    assert irreversibility(whole, START, H, STAR.particles) < 1e-11
 
 
 def test_there_is_no_way_back():

@@ -4,11 +4,15 @@ from typing import Any
 
 import equinox as eqx
 import jax
+import jax.numpy as jnp
 from jax import Array
 
+from symstride.errors import ConfigError
 from symstride.maps.base import Map
 from symstride.maps.composition import combine
 from symstride.phase import Particles, Phase, Status
+
+IRREVERSIBLE = 1e-4  # defect of a dressing that is not rounding, not even in float32
 
 
 class Dressed(Map):
@@ -19,6 +23,19 @@ class Dressed(Map):
 
     dressing: Map
     inner: Map
+
+    @staticmethod
+    def around(inner: Map, dressing: Map, z: Phase, h: float | Array, particles: Particles) -> "Dressed":
+        """`dressing` about `inner`, tried at z. Raises ConfigError, with the defect, for one that is not
+        reversible: then neither would the whole be."""
+        defect = irreversibility(dressing, z, h / 2, particles)
+        if not defect <= IRREVERSIBLE:
+            raise ConfigError(
+                f"a dressing of {type(dressing).__name__} is not reversible: a step, momenta turned round, "
+                f"and a second one miss the start by {defect:.2g} of the motion; take one that reads the "
+                "same backwards, such as free flight or a palindrome of kicks and drifts"
+            )
+        return Dressed(dressing, inner)
 
     @property
     def beginning(self) -> int:
@@ -48,6 +65,17 @@ class Dressed(Map):
     def undress(self, z: Phase, z_next: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Phase]:
         """(Bz, B⁻¹z′): the pair that Ψ has to map one to the other, for a pair of Φ."""
         return self.dressing(z, h / 2, particles)[0], self.dressing.inverse(z_next, h / 2, particles)[0]
+
+
+def irreversibility(map: Map, z: Phase, h: float | Array, particles: Particles) -> float:
+    """‖RΦRΦz − z‖: of positions over their change in a step, of momenta over their size; the larger."""
+    there, _ = map(z, h, particles)
+    back, _ = map(there.reversed(), h, particles)
+    back = back.reversed()
+    tiny = jnp.finfo(z.q.dtype).tiny  # a kick moves nothing
+    by_q = jnp.linalg.norm(back.q - z.q) / (jnp.linalg.norm(there.q - z.q) + tiny)
+    by_p = jnp.linalg.norm(back.p - z.p) / (jnp.linalg.norm(z.p) + tiny)
+    return float(jnp.maximum(by_q, by_p))
 
 
 class Fixed(Map):

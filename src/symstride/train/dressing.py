@@ -58,6 +58,7 @@ def find_bonds(
 
 def remaining(scales: Scales, known: Map, batch: Batch) -> Scales:
     """`scales` with the energy of what the known motion leaves to learn: rms Δp/h × 1 Å."""
-    a, b = Dressed(known, FreeFlight()).undress(batch.start, batch.end, batch.h, batch.particles)
+    dressed = Dressed.around(FreeFlight(), known, batch.start, batch.h, batch.particles)
+    a, b = dressed.undress(batch.start, batch.end, batch.h, batch.particles)
     force = (b.p - a.p) / batch.h[:, None]
     return scales.model_copy(update={"energy": float(jnp.sqrt(jnp.mean(force**2)))})
