@@ -15,9 +15,9 @@ from pathlib import Path
 
 RESULTS = Path(__file__).parent / "results" / "size.json"
 CELLS = ((2, 2, 2), (4, 4, 4), (8, 8, 8), (10, 10, 12))  # cubic, 4.05 Å and four atoms each
-SKINS = (2.0,)  # Å, the default of a run
-DRIFT_PS = {32: 100.0, 256: 20.0, 2048: 4.0}  # every 0.25 ps an energy
-ROUNDS = 3
+SKIN = 2.0  # Å, the default of a run
+DRIFT_PS = {32: 100.0, 256: 40.0, 2048: 10.0}  # every 0.25 ps an energy
+ROUNDS = 5
 LONGEST = 64  # strides timed at once
 
 
@@ -33,8 +33,9 @@ def main() -> None:
 
     model = load_model(given.model)
     systems = [System(model, cells, given.stride) for cells in CELLS]
-    rows = [timed for _ in range(ROUNDS) for s in systems for timed in s.time()]
-    results = [result for s in systems for result in s.results(rows)]
+    rounds = [[s.time() for s in systems] for _ in range(ROUNDS)]
+    results = [s.result([r[n] for r in rounds]) for n, s in enumerate(systems)]
+    print(*results, sep="\n", flush=True)
     for s in systems:
         if s.atoms in DRIFT_PS:
             results.append(s.drift(DRIFT_PS[s.atoms]))
@@ -52,7 +53,7 @@ class System:
         import numpy as np
         from ase.build import bulk
 
-        from symstride.neighbors import Slots
+        from symstride.neighbors import NO_SLOTS
         from symstride.phase import Phase
         from symstride.simulate.plan import ATOM_STRIDES
         from symstride.units import KB
@@ -65,12 +66,11 @@ class System:
         p = np.random.default_rng(0).normal(size=(self.atoms, 3)) * np.sqrt(masses * KB * 600)[:, None]
         rest = Phase(jnp.asarray(self.crystal.positions), jnp.asarray(p - p.mean(0)))
         thermalise = round(1500 / stride_fs)  # half of the kinetic energy goes into the springs
-        self.z = self.simulation(SKINS[-1]).advance(rest, None, thermalise)[0]
-        self.slots = dict.fromkeys(SKINS, Slots())
-        for skin in SKINS:
-            self._stretch(skin)  # compiles
+        self.z, self.memory, _ = self.simulation().advance(rest, None, thermalise)
+        self.slots = NO_SLOTS
+        self.time()  # compiles, and grows the slots to what it needs
 
-    def simulation(self, skin: float):
+    def simulation(self):
         import numpy as np
 
         from symstride.simulate.nve import Simulation
@@ -91,58 +91,46 @@ class System:
         crystal = self.crystal
         return Clocked(
             self.model.map, self.stride_fs * FS, np.zeros(self.atoms, np.int32), crystal.get_masses(),
-            crystal.cell.array, crystal.pbc, self.model.config.network.cutoff, skin, 1,
+            crystal.cell.array, crystal.pbc, self.model.config.network.cutoff, SKIN, 1,
         )  # fmt: skip
 
-    def _stretch(self, skin: float) -> dict:
-        """One stretch from the thermal state; it grows the slots to what it needs."""
-        simulation = self.simulation(skin)
+    def time(self) -> dict:
+        """One stretch from the thermal state, as a run goes on."""
+        simulation = self.simulation()
         began, processor = time.perf_counter(), time.process_time()
-        done = simulation.stretch(self.z, None, self.strides, slots=self.slots[skin])
+        done = simulation.stretch(self.z, self.memory, self.strides, slots=self.slots)
         if done.failure:
             raise done.failure.error
         wall, processor = time.perf_counter() - began, time.process_time() - processor
-        self.slots[skin] = done.slots
+        self.slots = done.slots
         return {
-            "n_atoms": self.atoms,
-            "skin": skin,
             "wall_s": wall,
             "processor_s": processor,
             "search_s": simulation.search_s,
             "searches": simulation.searches,
         }
 
-    def time(self) -> list[dict]:
-        return [self._stretch(skin) for skin in SKINS]
-
-    def results(self, rows: list[dict]) -> list[dict]:
+    def result(self, rounds: list[dict]) -> dict:
         """Medians of all rounds."""
         import numpy as np
 
-        results = []
-        for skin in SKINS:
-            mine = [r for r in rows if (r["n_atoms"], r["skin"]) == (self.atoms, skin)]
-            wall, processor, search = (
-                float(np.median([r[name] for r in mine])) for name in ("wall_s", "processor_s", "search_s")
-            )
-            per = 1e6 / self.strides / self.atoms
-            results.append(
-                {
-                    "n_atoms": self.atoms,
-                    "cells": self.cells,
-                    "skin_A": skin,
-                    "slots": self.slots[skin],
-                    "stride_fs": self.stride_fs,
-                    "strides": self.strides,
-                    "wall_us_per_atom_stride": per * wall,
-                    "processor_us_per_atom_stride": per * processor,
-                    "search_us_per_atom_stride": per * search,
-                    "search_share": float(np.median([r["search_s"] / r["wall_s"] for r in mine])),
-                    "searches_per_ps": mine[0]["searches"] * 1000 / self.strides / self.stride_fs,
-                }
-            )
-            print(results[-1], flush=True)
-        return results
+        wall, processor, search = (
+            float(np.median([r[name] for r in rounds])) for name in ("wall_s", "processor_s", "search_s")
+        )
+        per = 1e6 / self.strides / self.atoms
+        return {
+            "n_atoms": self.atoms,
+            "cells": self.cells,
+            "skin_A": SKIN,
+            "slots": self.slots._asdict(),
+            "stride_fs": self.stride_fs,
+            "strides": self.strides,
+            "wall_us_per_atom_stride": per * wall,
+            "processor_us_per_atom_stride": per * processor,
+            "search_us_per_atom_stride": per * search,
+            "search_share": float(np.median([r["search_s"] / r["wall_s"] for r in rounds])),
+            "searches_per_ps": rounds[0]["searches"] * 1000 / self.strides / self.stride_fs,
+        }
 
     def drift(self, ps: float) -> dict:
         """Of the true energy over so many picoseconds after thermalisation."""
@@ -154,8 +142,8 @@ class System:
 
         every = max(1, round(250 / self.stride_fs))
         frames = int(1000 * ps / self.stride_fs / every)
-        done = self.simulation(SKINS[-1]).stretch(
-            self.z, None, frames * every, every=every, frames=frames, slots=self.slots[SKINS[-1]]
+        done = self.simulation().stretch(
+            self.z, self.memory, frames * every, every=every, frames=frames, slots=self.slots
         )
         if done.failure:
             raise done.failure.error

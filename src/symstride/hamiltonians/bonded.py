@@ -26,7 +26,7 @@ class Bonded(eqx.Module):
     angles: AnyArray  # [3, A] atoms: an end, the centre, the other end
     angle_shifts: AnyArray  # [2, A, 3] Å, of both ends beside the centre
     bend: AnyArray  # [2, A] k eV/rad², θ₀ rad
-    rows: AnyArray  # [M, K] which ends of terms (see `_ends`) are of an atom; their number, if none
+    atoms: int = eqx.field(static=True)  # M
 
     def potential(self, q: Array) -> Array:
         """V_b in eV [] of all replicas together: q [M, 3] Å."""
@@ -48,57 +48,22 @@ class Bonded(eqx.Module):
         return -jax.grad(self.potential)(q)
 
     def _ends(self, q: Array) -> Array:
-        """[2B + 3A, 3]: the atoms of all bonds, then of all angles.
-
-        Its transpose sums over an atom's rows, again a gather: no scatter on any device.
-        """
-
-        def forward(residual, q):
-            return q[residual[0]]
-
-        def transpose(residual, cotangent):
-            _, rows = residual
-            padded = jnp.concatenate([cotangent, jnp.zeros((1, 3), cotangent.dtype)])
-            return jnp.sum(padded[rows], axis=1)
-
-        atoms = jnp.concatenate([jnp.ravel(self.bonds), jnp.ravel(self.angles)])
-        return jax.custom_derivatives.linear_call(forward, transpose, (atoms, self.rows), q)
-
-
-def bonded(
-    atoms: int,
-    bonds: np.ndarray,
-    bond_shifts: np.ndarray,
-    stretch: np.ndarray,
-    angles: np.ndarray,
-    angle_shifts: np.ndarray,
-    bend: np.ndarray,
-    slots: int = 0,
-) -> Bonded:
-    """The terms of M = `atoms` atoms, shapes as in `Bonded`; at least `slots` rows for each atom."""
-    ends = np.concatenate([bonds.ravel(), angles.ravel()])
-    real = np.flatnonzero(np.concatenate([np.tile(stretch[0] > 0, 2), np.tile(bend[0] > 0, 3)]))
-    real = real[np.argsort(ends[real], kind="stable")]
-    count = np.bincount(ends[real], minlength=atoms)
-    rows = np.full((atoms, max(slots, count.max(initial=1))), len(ends), np.int32)
-    rows[ends[real], np.arange(len(real)) - np.repeat(np.cumsum(count) - count, count)] = real
-    bonds, angles = bonds.astype(np.int32), angles.astype(np.int32)
-    return Bonded(bonds, bond_shifts, stretch, angles, angle_shifts, bend, rows)
+        """[2B + 3A, 3]: the atoms of all bonds, then of all angles."""
+        return q[jnp.concatenate([jnp.ravel(self.bonds), jnp.ravel(self.angles)])]
 
 
 def join(parts: Sequence[Bonded]) -> Bonded:
     """The terms of several systems side by side."""
-    atoms = np.cumsum([0, *(len(p.rows) for p in parts)])
-    first = list(zip(parts, atoms, strict=False))
-    return bonded(
-        int(atoms[-1]),
+    before = np.cumsum([0, *(p.atoms for p in parts)])
+    first = list(zip(parts, before, strict=False))
+    return Bonded(
         np.concatenate([p.bonds + a for p, a in first], axis=1),
         np.concatenate([p.bond_shifts for p in parts]),
         np.concatenate([p.stretch for p in parts], axis=1),
         np.concatenate([p.angles + a for p, a in first], axis=1),
         np.concatenate([p.angle_shifts for p in parts], axis=1),
         np.concatenate([p.bend for p in parts], axis=1),
-        max(p.rows.shape[1] for p in parts),
+        int(before[-1]),
     )
 
 
@@ -106,23 +71,21 @@ def level(parts: Sequence[Bonded]) -> list[Bonded]:
     """The same, filled up with terms that are none, so that all have one shape and are compiled once."""
     bonds = max(p.bonds.shape[1] for p in parts)
     angles = max(p.angles.shape[1] for p in parts)
-    slots = max(p.rows.shape[1] for p in parts)
-    return [_filled(p, bonds - p.bonds.shape[1], angles - p.angles.shape[1], slots) for p in parts]
+    return [_filled(p, bonds - p.bonds.shape[1], angles - p.angles.shape[1]) for p in parts]
 
 
-def _filled(p: Bonded, bonds: int, angles: int, slots: int) -> Bonded:
+def _filled(p: Bonded, bonds: int, angles: int) -> Bonded:
     across = np.eye(3)[:2, None]  # of length 1 and at a right angle: differentiable
 
     def more(x: AnyArray, n: int) -> np.ndarray:
         return np.concatenate([x, np.zeros((len(x), n), np.asarray(x).dtype)], axis=1)
 
-    return bonded(
-        len(p.rows),
+    return Bonded(
         more(p.bonds, bonds),
         np.concatenate([p.bond_shifts, np.tile(across[0], (bonds, 1))]),
         more(p.stretch, bonds),
         more(p.angles, angles),
         np.concatenate([p.angle_shifts, np.tile(across, (1, angles, 1))], axis=1),
         more(p.bend, angles),
-        slots,
+        p.atoms,
     )

@@ -8,7 +8,7 @@ from pydantic import Field, NonNegativeFloat, PositiveFloat
 from symstride.data.bonds import Topology, perceive
 from symstride.data.config import Config
 from symstride.errors import DataError
-from symstride.hamiltonians.bonded import Bonded, bonded
+from symstride.hamiltonians.bonded import Bonded
 
 
 class Stretch(Config):
@@ -48,14 +48,14 @@ class ForceField(Config):
         angles = np.array([t in self.angles for t in found.angle_types], bool)
         stretch = [self.bonds[t] for t in found.bond_types if t in self.bonds]
         bend = [self.angles[t] for t in found.angle_types if t in self.angles]
-        return bonded(
-            len(found.numbers),
+        return Bonded(
             found.bonds[:, bonds],
             found.bond_shifts[bonds],
             np.array([(s.stiffness, s.length, s.steepness) for s in stretch]).reshape(-1, 3).T,
             found.angles[:, angles],
             found.angle_shifts[:, angles],
             np.array([(b.stiffness, b.angle) for b in bend]).reshape(-1, 2).T,
+            len(found.numbers),
         )
 
     def _check(self, kind: str, types, known: dict, atoms: np.ndarray, found: Topology, where: str) -> None:
