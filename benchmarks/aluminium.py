@@ -23,10 +23,10 @@ TRAINED = {  # file: map, schedule
     "explicit": ({"kind": "explicit", "strides_fs": (16.0, 32.0)}, {}),
     "processed": (
         {"kind": "explicit", "strides_fs": (16.0, 32.0, 64.0), "processor": PROCESSOR},
-        {"steps": 1300, "processed_steps": 800},
+        {"steps": 1300, "processor_steps": 400, "processed_steps": 400, "processed_rate": 0.0005},
     ),
     "corrected": (
-        {"kind": "corrected", "strides_fs": (32.0,), "network": {"channels": 24, "products": 24}},
+        {"kind": "corrected", "strides_fs": (16.0, 32.0), "network": {"channels": 24, "products": 24}},
         {"steps": 2500},
     ),
     "dressed": ({"kind": "s3", "strides_fs": (32.0,), "dressing": "explicit"}, {"steps": 800}),
@@ -35,7 +35,7 @@ TRAINED = {  # file: map, schedule
 METHODS = {  # method: file, strides, tolerance of the solve
     "explicit": ("explicit", (16.0, 32.0), None),
     "processed": ("processed", (16.0, 32.0, 64.0), None),
-    "s3": ("corrected", (32.0,), 1e-5),
+    "s3": ("corrected", (16.0, 32.0), 1e-5),
     "corrected": ("corrected", (32.0,), 1e-5),
     "s3-dressed": ("dressed", (32.0,), 1e-6),
     "verlet-rival": ("verlet", (1.0, 2.0, 5.0, 10.0, 16.0, 20.0), None),
