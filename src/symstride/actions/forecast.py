@@ -40,7 +40,7 @@ class ParticleDirect(Direct):
         """Of a network with `outputs` outputs."""
         one, other = jax.random.split(key)
         mixing = jax.random.normal(one, (KINDS * channels, PASSED)) / math.sqrt(KINDS * channels)
-        radial = jax.random.normal(other, (network.radial.size, 9 * PASSED)) / math.sqrt(network.radial.size)
+        radial = jax.random.normal(other, (network.radial.size, 4 * PASSED)) / math.sqrt(network.radial.size)
         return ParticleDirect(network, mixing, radial, energy, length, stride_unit)
 
     @staticmethod
@@ -69,22 +69,17 @@ class ParticleDirect(Direct):
         return Phase(dq.reshape(z.q.shape), dp.reshape(z.p.shape))
 
     def _messages(self, q: Array, vectors: Array, particles: Particles) -> Array:
-        """[M, 2, 3, PASSED]: neighbours' vectors [M, 3, PASSED], as they are and along r̂, by distance; and
-        along r̂ how much those of its own neighbours spread, which is how densities change."""
+        """[M, 2, 3, PASSED]: neighbours' vectors [M, 3, PASSED], as they are and along r̂, by distance."""
         neighbors, radial = particles.neighbors, self.network.radial
         apart = neighbors.vectors(q).astype(vectors.dtype)
         r = jnp.linalg.norm(apart, axis=-1)
         unit = apart / r[..., None]
         weights = jnp.einsum("mrk,rw->mkw", radial(r, neighbors.mask), radial.decorrelate() @ self.passing)
-        weights = weights.reshape(*weights.shape[:2], -1, PASSED)
+        weights = weights.reshape(*weights.shape[:2], 4, PASSED)
         theirs = neighbors.gather(vectors)
-        along = jnp.einsum("mkd,mkdv->mkv", unit, theirs - vectors[:, None])
-        spread = jnp.sum(weights[:, :, 4] * along, 1)
-        spread = neighbors.gather(spread)[:, :, None] * weights[:, :, 5:7]
-        spread += jnp.sum(weights[:, :, 4] * along, 1)[:, None, None] * weights[:, :, 7:9]
+        along = jnp.einsum("mkd,mkdv->mkv", unit, theirs)
         plain = jnp.einsum("mktv,mkdv->mtdv", weights[:, :, :2], theirs)
-        radially = weights[:, :, 2:4] * along[:, :, None] + spread
-        return plain + jnp.einsum("mktv,mkd->mtdv", radially, unit)
+        return plain + jnp.einsum("mktv,mkv,mkd->mtdv", weights[:, :, 2:], along, unit)
 
     def calibrated(self, q: Array, p: Array, h: float | Array, particles: Particles) -> "ParticleDirect":
         """With the network's features standardised over these configurations."""
