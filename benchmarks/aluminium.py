@@ -17,6 +17,8 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
+from common import judged, kept, print_row, simulate, with_energies, write
+
 RESULTS = Path(__file__).parent / "results" / "aluminium.json"
 PROCESSOR = {"radial": 8, "channels": 12, "products": 8, "hidden": 32}
 TRAINED = {  # file: map, schedule
@@ -60,13 +62,16 @@ def main() -> None:
     reference = long_reference(given.work, given.ps)
     rows = []
     for method, (_, strides, _) in METHODS.items():
-        rows += [row(method, stride, reference, given) for stride in strides]
+        for stride in strides:
+            path = given.work / f"row-{method}-{stride:g}-{given.ps:g}.json"
+            rows.append(kept(path, lambda m=method, s=stride: row(m, s, reference, given)))
+            print_row(rows[-1])
     rows.insert(0, reference_row(reference))
     timing = {method: timed_alone(method, given.work) for method in METHODS}
     for r in rows[1:]:
         r["wall_s_per_ps"] = timing[r["method"]][f"{r['stride_fs']:g}"]
         print_row(r)
-    write(rows)
+    write(RESULTS, rows)
 
 
 def trained(name: str, work: Path) -> None:
@@ -126,106 +131,17 @@ def long_reference(work: Path, ps: float):
     return [h5md.read(path) for path in paths]
 
 
-def simulate(model, stride_fs: float, starts, ps: float):
-    """Trajectories of all starts at once, true energies every quarter picosecond, and gradients a stride."""
-    import jax.numpy as jnp
-    import numpy as np
-    from ase import Atoms
+def row(method: str, stride: float, reference, given) -> dict:
     from ase.calculators.emt import EMT
 
-    from symstride.phase import Phase
-    from symstride.simulate.plan import simulation_of
-
-    first = starts[0]
-    simulation = simulation_of(model, first, stride_fs, SKIN, len(starts))
-    z = Phase(*(jnp.concatenate([getattr(t, x)[0] for t in starts]) for x in ("positions", "momenta")))
-    every = max(1, round(8 / stride_fs))
-    frames = int(1000 * ps / stride_fs / every)
-    done = simulation.stretch(z, None, frames * every, every=every, frames=frames)
-    failed = done.failure and {"ps": done.strides * stride_fs / 1000, "why": str(done.failure.error)}
-    shape = (-1, len(starts), first.n_atoms, 3)
-    q, p = (
-        np.concatenate([np.asarray(at_start)[None], kept]).reshape(shape)
-        for at_start, kept in ((z.q, done.positions), (z.p, done.momenta))
-    )
-    times = np.arange(len(q)) * every * stride_fs
-    sparse = max(1, round(250 / (every * stride_fs)))
-    atoms = Atoms(numbers=first.numbers, cell=first.cell, pbc=first.pbc, calculator=EMT())
-
-    def energy(positions) -> float:
-        atoms.positions = positions
-        return atoms.get_potential_energy()
-
-    runs = []
-    for k in range(len(starts)):
-        energies = np.array([energy(x) if n % sparse == 0 else np.nan for n, x in enumerate(q[:, k])])
-        runs.append(
-            replace(first, times=times, positions=q[:, k], momenta=p[:, k], energies=energies, forces=None)
-        )
-    return runs, float(np.mean(done.gradients)) / max(1, done.strides), failed
-
-
-def row(method: str, stride: float, reference, given) -> dict:
-    import numpy as np
-
-    from symstride.measure.summary import summarise
-    from symstride.units import KB
-
-    cache = given.work / f"row-{method}-{stride:g}-{given.ps:g}.json"
-    if cache.exists():
-        return json.loads(cache.read_text())
     model = load(method, given.work)
-    temperature = float(
-        np.mean([2 * t.kinetic_energies.mean() / (3 * t.n_atoms - 3) / KB for t in reference])
-    )
-    errors = (
-        model.provenance["validation"]["strides_fs"].get(f"{stride:g}", {})
-        if method != "verlet-rival"
-        else {}
-    )
+    known = {} if method == "verlet-rival" else model.provenance["validation"]["strides_fs"]
+    errors = known.get(f"{stride:g}", {})
     length = given.ps * min(1, stride / 5)  # the smallest steps of the rival need less to be judged
-    runs, gradients, failed = simulate(model, stride, reference, length)
-    result = {
-        "method": method,
-        "system": "aluminium EMT 300 K",
-        "n_atoms": reference[0].n_atoms,
-        "stride_fs": stride,
-        "starts": len(runs),
-        "length_ps": float(runs[0].times[-1] / 1000),
-        "failed": failed,
-        "gradients_per_stride": gradients,
-        "gradients_per_ps": 1000 * gradients / stride,
-        "momentum_error": errors.get("momentum"),
-        "position_error": errors.get("position"),
-        "generator_momentum_error": errors.get("generator_momentum"),
-        "generator_position_error": errors.get("generator_position"),
-        "direct_momentum_error": errors.get("direct_momentum"),
-        "direct_position_error": errors.get("direct_position"),
-        "training_s": model.provenance["trained_seconds"],
-    }
-    if len(runs[0].times) > 16:
-        sections, _ = summarise(
-            runs, reference, temperature=temperature, stride_fs=stride, momentum_error=errors.get("momentum")
-        )
-        drift = sections.get("drift", {})
-        result |= {
-            "drift_mev_per_atom_per_ps": drift.get("mev_per_atom_per_ps"),
-            "drift_stderr": drift.get("stderr"),
-            "drift_over_white_noise": drift.get("ratio_to_white_noise"),
-            "comparisons": sections.get("comparisons"),
-            "curves": sections.get("curves"),
-            "equipartition": sections.get("equipartition"),
-        }
-    cache.write_text(json.dumps(result, default=float))
-    print(
-        method,
-        stride,
-        result.get("drift_mev_per_atom_per_ps"),
-        result.get("drift_stderr"),
-        failed,
-        flush=True,
-    )
-    return result
+    runs, gradients, failed = simulate(model, stride, reference, length, skin=SKIN, frame_fs=8)
+    runs = with_energies(runs, EMT(), 250)
+    named = {"method": method, "system": "aluminium EMT 300 K"}
+    return named | judged(model, stride, runs, reference, gradients, failed, errors)
 
 
 def reference_row(reference) -> dict:
@@ -284,27 +200,6 @@ def time_strides(method: str, work: Path) -> dict:
             walls.append((time.perf_counter() - began) / (0.020 * stride))
         out[f"{stride:g}"] = sorted(walls)[4]
     return out
-
-
-def print_row(r: dict) -> None:
-    drift = r.get("drift_mev_per_atom_per_ps")
-    shown = f"{drift:9.4f} ± {r['drift_stderr']:.4f}" if drift is not None else "        –"
-    errors = (
-        f"{100 * r['momentum_error']:.2f}/{100 * r['position_error']:.2f} %" if r["momentum_error"] else "–"
-    )
-    print(
-        f"{r['method']:>14} {r['stride_fs']:5g} fs  {r['gradients_per_ps']:7.1f} gradients/ps "
-        f"{r['wall_s_per_ps']:6.3f} s/ps  error {errors:>13}  drift {shown} meV/atom/ps",
-        flush=True,
-    )
-
-
-def write(rows: list[dict]) -> None:
-    from symstride.measure.machine import document
-
-    RESULTS.parent.mkdir(exist_ok=True)
-    RESULTS.write_text(json.dumps(document(rows, threads=1), indent=1, default=float) + "\n")
-    print(RESULTS)
 
 
 if __name__ == "__main__":

@@ -95,7 +95,7 @@ class Objective:
         self.config, self.kT, self.force_size = config, kT, force_size
         self.groups = len(config.map.strides_fs)
 
-    def phases(self) -> tuple["Stage", ...]:
+    def phases(self) -> tuple[Stage, ...]:
         """A processor learns what the trained kernel leaves of the longest stride, in one iteration, which
         cannot fail to contract; then both learn all strides, in two."""
         schedule, map = self.config.schedule, self.config.map
@@ -150,7 +150,7 @@ class Objective:
         weight = self.config.schedule.force_weight
         return sum(logs, jnp.zeros(())) + (0 if force is None else weight * self.forces(built, batch))
 
-    def entry(self, errors: "Errors", step: int, seconds: float) -> dict:
+    def entry(self, errors: Errors, step: int, seconds: float) -> dict:
         """One line of the history. The score, lowest is best, is NaN-free."""
         relative = errors.force if self.config.map.kind == "verlet" else errors.momentum + errors.position
         score = float(jnp.mean(jnp.log(relative)))

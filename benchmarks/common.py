@@ -1,0 +1,131 @@
+"""What benchmarks share: runs of a model from given starts, their measures, their tables."""
+
+import json
+from dataclasses import replace
+from pathlib import Path
+
+
+def simulate(model, stride_fs: float, starts, ps: float, *, skin: float, frame_fs: float):
+    """All starts at once, each a replica; trajectories with frames about every `frame_fs`, gradients a
+    stride, and what went wrong."""
+    import jax.numpy as jnp
+    import numpy as np
+
+    from symstride.phase import Phase
+    from symstride.simulate.plan import simulation_of
+
+    first = replace(starts[0], positions=np.concatenate([t.positions[:1] for t in starts]))
+    simulation = simulation_of(model, first, stride_fs, skin, len(starts))
+    z = Phase(*(jnp.concatenate([getattr(t, x)[0] for t in starts]) for x in ("positions", "momenta")))
+    every = max(1, round(frame_fs / stride_fs))
+    frames = int(1000 * ps / stride_fs / every)
+    done = simulation.stretch(z, None, frames * every, every=every, frames=frames)
+    failed = done.failure and {"ps": done.strides * stride_fs / 1000, "why": str(done.failure.error)}
+    shape = (-1, len(starts), first.n_atoms, 3)
+    q, p = (
+        np.concatenate([np.asarray(at_start)[None], kept]).reshape(shape)
+        for at_start, kept in ((z.q, done.positions), (z.p, done.momenta))
+    )
+    times = np.arange(len(q)) * every * stride_fs
+    empty = np.full(len(q), np.nan)
+    runs = [
+        replace(t, times=times, positions=q[:, k], momenta=p[:, k], energies=empty, forces=None)
+        for k, t in enumerate(starts)
+    ]
+    return runs, float(np.mean(done.gradients)) / max(1, done.strides), failed
+
+
+def with_energies(runs, calculator, every_fs: float):
+    """With the true energies of frames about so far apart."""
+    import numpy as np
+    from ase import Atoms
+
+    first = runs[0]
+    atoms = Atoms(numbers=first.numbers, cell=first.cell, pbc=first.pbc, calculator=calculator)
+    spacing = float(first.times[1] - first.times[0]) if len(first.times) > 1 else every_fs
+    sparse = max(1, round(every_fs / spacing))
+
+    def energy(positions) -> float:
+        atoms.positions = positions
+        return atoms.get_potential_energy()
+
+    return [
+        replace(
+            t,
+            energies=np.array([energy(q) if n % sparse == 0 else np.nan for n, q in enumerate(t.positions)]),
+        )
+        for t in runs
+    ]
+
+
+def judged(model, stride: float, runs, reference, gradients: float, failed, errors: dict) -> dict:
+    """A row of the results: what was asked, errors of one stride (fractions), all measures of the runs."""
+    import numpy as np
+
+    from symstride.measure.summary import summarise
+    from symstride.units import KB
+
+    result = {
+        "n_atoms": reference[0].n_atoms,
+        "stride_fs": stride,
+        "starts": len(runs),
+        "length_ps": float(runs[0].times[-1] / 1000),
+        "failed": failed,
+        "gradients_per_stride": gradients,
+        "gradients_per_ps": 1000 * gradients / stride,
+        "momentum_error": errors.get("momentum"),
+        "position_error": errors.get("position"),
+        "generator_momentum_error": errors.get("generator_momentum"),
+        "generator_position_error": errors.get("generator_position"),
+        "direct_momentum_error": errors.get("direct_momentum"),
+        "direct_position_error": errors.get("direct_position"),
+        "training_s": model.provenance["trained_seconds"],
+    }
+    if len(runs[0].times) > 16:
+        temperature = float(
+            np.mean([2 * t.kinetic_energies.mean() / (3 * t.n_atoms - 3) / KB for t in reference])
+        )
+        sections, _ = summarise(
+            runs, reference, temperature=temperature, stride_fs=stride, momentum_error=errors.get("momentum")
+        )
+        drift = sections.get("drift", {})
+        result |= {
+            "drift_mev_per_atom_per_ps": drift.get("mev_per_atom_per_ps"),
+            "drift_stderr": drift.get("stderr"),
+            "drift_over_white_noise": drift.get("ratio_to_white_noise"),
+            "comparisons": sections.get("comparisons"),
+            "curves": sections.get("curves"),
+            "equipartition": sections.get("equipartition"),
+            "stability": sections.get("stability"),
+        }
+    return result
+
+
+def kept(path: Path, make) -> dict:
+    """What `make` returns, or what it returned before."""
+    if not path.exists():
+        path.write_text(json.dumps(make(), default=float))
+    return json.loads(path.read_text())
+
+
+def print_row(r: dict) -> None:
+    drift = r.get("drift_mev_per_atom_per_ps")
+    shown = f"{drift:9.4f} ± {r['drift_stderr']:.4f}" if drift is not None else "        –"
+    errors = "–"
+    if r.get("momentum_error"):
+        errors = f"{100 * r['momentum_error']:.2f}/{100 * r['position_error']:.2f} %"
+    wall = f"{r['wall_s_per_ps']:6.3f} s/ps" if "wall_s_per_ps" in r else ""
+    failed = f"failed after {r['failed']['ps']:.3g} ps" if r.get("failed") else ""
+    print(
+        f"{r['method']:>16} {r['stride_fs']:5g} fs  {r['gradients_per_ps']:7.1f} gradients/ps {wall}"
+        f"  error {errors:>13}  drift {shown} meV/atom/ps {failed}",
+        flush=True,
+    )
+
+
+def write(path: Path, rows: list[dict]) -> None:
+    from symstride.measure.machine import document
+
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(json.dumps(document(rows, threads=1), indent=1, default=float) + "\n")
+    print(path)
