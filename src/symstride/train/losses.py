@@ -23,9 +23,9 @@ Squares = tuple[Array, Array]  # of momenta and of positions, each [S]
 
 
 def by_group(squares: Array, group: Array, groups: int) -> Array:
-    """Means of [M] over the atoms of each group [S]."""
-    member = jax.nn.one_hot(group, groups)
-    return squares @ member / jnp.maximum(member.sum(0), 1)
+    """Means of [M] over the atoms of each group [S]: NaN in one is none in the others."""
+    member = group[:, None] == jnp.arange(groups)
+    return jnp.sum(jnp.where(member, squares[:, None], 0), 0) / jnp.maximum(member.sum(0), 1)
 
 
 def in_thermal_units(z: Phase, batch: Batch, kT: float, groups: int) -> Squares:
