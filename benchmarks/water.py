@@ -115,13 +115,8 @@ def known_methods(model, configuration: dict, reference, stride: float) -> list[
         ends = [move(start) for start, *_ in pairs]
         dp = [p - t.momenta[n] for (_, p), (_, n, t) in zip(ends, pairs, strict=True)]
         dq = [q - t.positions[n] for (q, _), (_, n, t) in zip(ends, pairs, strict=True)]
-        errors = thermal_errors(np.array(dq), np.array(dp), first.masses, stride)
-        named = {
-            "method": method,
-            "system": "water64 SPC/Fw 300 K",
-            "n_atoms": first.n_atoms,
-            "step_fs": step,
-        }
+        q, p = thermal_errors(np.array(dq), np.array(dp), first.masses, stride)
+        named = {"method": method, "system": SYSTEM, "n_atoms": first.n_atoms, "step_fs": step}
         counted = {"gradients_per_stride": gradients, "gradients_per_ps": 1000 * gradients / stride}
         rows.append(named | counted | {"stride_fs": stride, "momentum_error": p, "position_error": q})
 
