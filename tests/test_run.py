@@ -168,6 +168,37 @@ def test_killed_and_resumed_is_the_same_to_the_last_bit(kind, models, lattice, t
     )
 
 
+@pytest.mark.parametrize("thermostat", ["langevin", "csvr"])
+def test_a_run_in_a_heat_bath(thermostat, models, lattice, tmp_path):
+    """Its heat is kept, and accounts for the energy as well as strides of the map alone conserve it; stopped,
+    it goes on to the same end."""
+    emt = CalculatorConfig(name="emt")
+    given = settings(replicas=2, thermostat=thermostat, thermostat_ps=0.1, skin=0.3, calculator=emt)
+    out, cut = tmp_path / "out", tmp_path / "cut"
+    run(models["explicit"], lattice, out, given)
+    with pytest.raises(Stopped):
+        run(models["explicit"], lattice, cut, given, stop)
+    same(out, run(models["explicit"], lattice, cut, given), 2)
+    for k in range(2):
+        t = h5md.read(out / f"{k:03d}.h5")
+        assert t.heat[0] == 0
+        assert len(np.unique(t.heat)) == len(t.times)
+        assert np.abs(t.momenta.sum(1)).max() < 1e-12
+    assert json.loads((out / "run.json").read_text())["settings"]["thermostat"] == thermostat
+
+
+def test_bad_baths(models, lattice, tmp_path):
+    for changes, message in (
+        ({"temperature_K": None}, "give temperature_K"),
+        ({"thermostat_ps": 0.0}, "thermostat_ps: 0.0 is not right"),
+        ({"thermostat": "nose"}, "nose is not right: langevin or csvr"),
+    ):
+        with pytest.raises(ConfigError, match=message):
+            settings(**({"thermostat": "langevin"} | changes))
+    with pytest.raises(ConfigError, match="a processed map goes on in other coordinates"):
+        run(models["processed"], lattice, tmp_path / "out", settings(thermostat="csvr"))
+
+
 class Stopped(Exception):
     pass
 

@@ -32,9 +32,14 @@ def command(
         Literal["raise", "substep"],
         typer.Option(help="strides an implicit map does not solve: end, or divide"),
     ] = "raise",
+    thermostat: Annotated[
+        Literal["langevin", "csvr"] | None, typer.Option(help="a heat bath of the given temperature")
+    ] = None,
+    thermostat_ps: Annotated[float, typer.Option(help="in which it forgets momenta")] = 1.0,
     extxyz: Annotated[bool, typer.Option("--extxyz", help="write extended XYZ files too")] = False,
 ) -> None:
-    """Run a model at constant energy with long strides; run again to go on after a stop."""
+    """Run a model with long strides, at constant energy or in a heat bath; run again to go on after a
+    stop."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from symstride.simulate.output import Output
@@ -53,6 +58,8 @@ def command(
         precision=precision,
         skin=skin,
         unsolved=unsolved,
+        thermostat=thermostat,
+        thermostat_ps=thermostat_ps,
         extxyz=extxyz,
     )
     before = Output(out).record().get("status")

@@ -99,6 +99,8 @@ def _elements(part: Trajectory, observables: Observables) -> dict[str, tuple[np.
         elements["particles/all/force"] = (part.forces, "eV Angstrom-1")
     if part.energies is not None:
         elements["observables/potential_energy"] = (part.energies, "eV")
+    if part.heat is not None:
+        elements["observables/heat"] = (part.heat, "eV")
     return elements | {f"observables/{name}": values for name, values in observables.items()}
 
 
@@ -234,7 +236,11 @@ def _read_trajectory(file: _opened) -> Trajectory:
     velocities = file.values(f"{name}/velocity/value", (frames, n, 3))
     times = _read_times(file, f"{name}/position", frames)
     forces = f"{name}/force/value" in file.h5
-    energy = file.h5.get("observables/potential_energy/value")
+    observed = {
+        name: file.values(f"observables/{name}/value", (frames,))
+        for name in ("potential_energy", "heat")
+        if f"observables/{name}/value" in file.h5
+    }
     return Trajectory(
         numbers=numbers,
         masses=masses,
@@ -243,8 +249,9 @@ def _read_trajectory(file: _opened) -> Trajectory:
         times=times,
         positions=positions,
         momenta=masses[:, None] * (velocities / FS),
-        energies=file.values("observables/potential_energy/value", (frames,)) if energy else None,
+        energies=observed.get("potential_energy"),
         forces=file.values(f"{name}/force/value", (frames, n, 3)) if forces else None,
+        heat=observed.get("heat"),
         info=_read_info(file),
     )
 

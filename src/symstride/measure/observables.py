@@ -154,7 +154,7 @@ def species_groups(trajectory: Trajectory) -> dict[str, np.ndarray]:
 
 def frames(trajectory: Trajectory, chosen: slice) -> Trajectory:
     """Some frames of a trajectory. Every n-th shows a reference as a long stride would, folding included."""
-    fields = ("times", "positions", "momenta", "energies", "forces")
+    fields = ("times", "positions", "momenta", "energies", "forces", "heat")
     kept = {name: getattr(trajectory, name) for name in fields}
     return replace(trajectory, **{name: x[chosen] for name, x in kept.items() if x is not None})
 

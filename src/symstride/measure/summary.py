@@ -152,7 +152,9 @@ def _energies(run: Starts) -> np.ndarray:
     """True total energy [S, T] in eV."""
     return np.stack(
         [
-            np.full(len(t.times), np.nan) if t.energies is None else t.energies + t.kinetic_energies
+            np.full(len(t.times), np.nan)
+            if t.energies is None
+            else t.energies + t.kinetic_energies - (0 if t.heat is None else t.heat)
             for t in run
         ]
     )

@@ -1,4 +1,4 @@
-"""Strides in a row at constant energy, on the device."""
+"""Strides in a row, on the device."""
 
 from dataclasses import dataclass, replace
 from typing import Any
@@ -15,6 +15,7 @@ from symstride.maps.base import Map
 from symstride.maps.composition import combine
 from symstride.maps.processed import Processed, kernel_of
 from symstride.maps.substepping import Substepping
+from symstride.maps.thermostat import Bath, Thermostat, within
 from symstride.neighbors import NO_SLOTS, Neighbors, Slots, join, neighbor_list
 from symstride.phase import Particles, Phase, Status
 from symstride.units import FS
@@ -36,6 +37,7 @@ class Frames(eqx.Module):
 
     q: Array
     p: Array
+    heat: Array  # [F + 1, replicas]
 
 
 @dataclass(frozen=True)
@@ -57,6 +59,7 @@ class Stretch:
     processing: np.ndarray  # [replicas], gradients of a processor besides
     positions: np.ndarray  # [F, M, 3], the frames kept
     momenta: np.ndarray
+    heat: np.ndarray | None  # [F, replicas] eV, put in by a thermostat
     slots: Slots  # of the neighbour lists; the next stretch needs no new compilation if it is given them
     failure: Failure | None
 
@@ -141,7 +144,9 @@ class Simulation:
                 self.map, z, tally, jnp.asarray(self.h), particles, jnp.asarray(skin / 2)
             )
             failure = None if bool(last.accepted) else self._failure(last, 0)
-        kept = Frames(*(jnp.zeros((frames + 1, *z.q.shape)) for _ in range(2)))
+        kept = Frames(
+            *(jnp.zeros((frames + 1, *shape)) for shape in (z.q.shape, z.q.shape, (self.replicas,)))
+        )
         h, target, at = (jnp.asarray(x) for x in (self.h, strides, (begin, every or begin + strides + 1)))
         while failure is None:
             slots = particles.neighbors.slots
@@ -165,8 +170,9 @@ class Simulation:
             particles = self.particles(z.q, slots, skin)
         count = (begin + done) // every - begin // every if every else 0
         positions, momenta = np.asarray(kept.q[:count]), np.asarray(kept.p[:count])
+        heat = np.asarray(kept.heat[:count]) if isinstance(self.map, Thermostat) else None
         used = np.asarray(tally.gradients), np.asarray(tally.processing)
-        return Stretch(z, memory, done, *used, positions, momenta, slots, failure)
+        return Stretch(z, memory, done, *used, positions, momenta, heat, slots, failure)
 
     def forces(self, q: Array, frames: int = 0, slots: Slots = NO_SLOTS) -> np.ndarray:
         """−∇V [M, 3] in eV/Å at q, the limit of short strides: what one does to atoms at rest.
@@ -182,7 +188,7 @@ class Simulation:
         replica = int(jnp.argmax(jnp.where(last.unsolved, jnp.inf, last.moved)))  # NaN counts as the largest
         which = f" (replica {replica})" if self.replicas > 1 else ""
         if bool(jnp.any(last.unsolved)):
-            how = ", whole or divided" if isinstance(self.map, Substepping) else ""
+            how = ", whole or divided" if isinstance(within(self.map), Substepping) else ""
             how = " by the processor" if isinstance(self.map, Processed) else how
             error = ConvergenceError(
                 f"{where} was not solved to the tolerance{how}{which}: "
@@ -263,7 +269,10 @@ def _strides(
             lambda new, old: jnp.where(last.accepted, new, old), (z1, memory1, more), (z, memory, tally)
         )
         slot = jnp.where(last.accepted & due, number // every - begin // every - 1, spare)
-        kept = Frames(kept.q.at[slot].set(frame.q), kept.p.at[slot].set(frame.p))
+        heat = memory1.heat if isinstance(memory1, Bath) else none
+        kept = Frames(
+            *(x.at[slot].set(y) for x, y in ((kept.q, frame.q), (kept.p, frame.p), (kept.heat, heat)))
+        )
         return z, memory, tally, kept, last
 
     none = jnp.zeros(particles.replicas)

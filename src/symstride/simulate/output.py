@@ -103,8 +103,9 @@ def flatten(
     positions: np.ndarray,
     momenta: np.ndarray,
     energies: np.ndarray | None,
+    heat: np.ndarray | None,
 ) -> Trajectory:
-    """Frames [F, M, 3] of all replicas as one trajectory of M atoms; `energies` is [F, replicas]."""
+    """Frames [F, M, 3] of all replicas as one trajectory of M atoms; `energies`, `heat` are [F, replicas]."""
     replicas = positions.shape[1] // one.n_atoms
     return replace(
         one,
@@ -114,6 +115,7 @@ def flatten(
         positions=positions,
         momenta=momenta,
         energies=energies,
+        heat=heat,
     )
 
 
@@ -127,5 +129,6 @@ def _replica(flat: Trajectory, k: int, replicas: int) -> Trajectory:
         positions=flat.positions[:, mine],
         momenta=flat.momenta[:, mine],
         energies=None if flat.energies is None else flat.energies[:, k],
+        heat=None if flat.heat is None else flat.heat[:, k],
         info=flat.info | {"replica": k},
     )

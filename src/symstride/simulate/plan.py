@@ -9,7 +9,9 @@ from symstride.data.pairs import species_of
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError
 from symstride.hamiltonians.bonded import join
+from symstride.maps.base import Map
 from symstride.maps.substepping import Substepping
+from symstride.maps.thermostat import Langevin, VelocityRescaling
 from symstride.model import IMPLICIT, Model
 from symstride.simulate.familiar import check_stride, unfamiliar
 from symstride.simulate.nve import Simulation
@@ -56,6 +58,7 @@ class Plan:
         simulation = simulation_of(model, start, stride_fs, skin, start.replicas)
         if settings.unsolved == "substep":
             simulation = replace(simulation, map=Substepping(model.map))
+        simulation = replace(simulation, map=_in_bath(simulation.map, model, settings))
         chunk = settings.chunk or min(1024, max(8, ATOM_STRIDES // atoms))
         strides = frames * settings.every
         return Plan(path, model, start, settings, stride_fs, strides, temperature, chunk, simulation)
@@ -103,6 +106,20 @@ def simulation_of(
         replicas,
         bonded,
     )
+
+
+def _in_bath(map: Map, model: Model, settings: RunSettings) -> Map:
+    """With the thermostat that is asked for."""
+    if settings.thermostat is None:
+        return map
+    assert settings.temperature_K is not None
+    if model.config.processor:
+        raise ConfigError(
+            "thermostat: a processed map goes on in other coordinates than those whose momenta a heat bath "
+            "knows; run it at constant energy, or take a model without a processor"
+        )
+    kind = {"langevin": Langevin, "csvr": VelocityRescaling}[settings.thermostat]
+    return kind(map, KB * settings.temperature_K, 1000 * settings.thermostat_ps * FS, settings.seed)
 
 
 def _skin(start: Start, stride_fs: float, temperature: float) -> float:

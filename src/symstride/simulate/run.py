@@ -37,7 +37,7 @@ def run(
     settings: RunSettings = RunSettings(),
     progress: Progress = lambda done, total, speed: None,
 ) -> Path:
-    """Runs a model from a structure (see `read_start`) at constant energy; returns `out`.
+    """Runs a model from a structure (see `read_start`), at constant energy or in a heat bath; returns `out`.
 
     `out` then holds a trajectory for each replica, `000.h5` and so on, and `run.json`. Stopped or killed, or
     the disk full, a second call goes on, and the result is that of an uninterrupted run to the last bit. A
@@ -156,16 +156,17 @@ class _Run:
         )
         after = state.after(done, time.perf_counter() - began)
         first = state.strides // every + 1  # number of the first frame kept
-        positions, momenta = done.positions, done.momenta
+        positions, momenta, heat = done.positions, done.momenta, done.heat
         if not self.output.segments.paths:
             first = 0
             positions = np.concatenate([np.asarray(state.z.q)[None], positions])
             momenta = np.concatenate([np.asarray(state.z.p)[None], momenta])
+            heat = None if heat is None else np.concatenate([np.zeros((1, plan.start.replicas)), heat])
         numbers = np.arange(first, first + len(positions))
         energies, fault = None, None
         if self.energies:
             energies, fault = self.energies.along(numbers, positions, plan.spacing_fs / 1000)
-        frames = flatten(self.one, numbers * plan.spacing_fs, positions, momenta, energies)
+        frames = flatten(self.one, numbers * plan.spacing_fs, positions, momenta, energies, heat)
         self.output.segments.append(frames, after.arrays())
         self._write_record(after, done.failure, "running")
         if fault:

@@ -26,6 +26,8 @@ class RunSettings:
     chunk: int | None = None  # strides between saves
     extxyz: bool = False
     unsolved: Literal["raise", "substep"] = "raise"  # strides an implicit map does not solve: end, or divide
+    thermostat: Literal["langevin", "csvr"] | None = None  # at `temperature_K`; None is constant energy
+    thermostat_ps: float = 1.0  # in which it forgets momenta
 
     def __post_init__(self) -> None:
         for name in (
@@ -37,6 +39,7 @@ class RunSettings:
             "energies",
             "skin",
             "chunk",
+            "thermostat_ps",
         ):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -45,5 +48,9 @@ class RunSettings:
             raise ConfigError(f"seed: {self.seed} is not right: it must be 0 or more")
         if self.precision not in (None, "float32", "float64"):
             raise ConfigError(f"precision: {self.precision} is not right: float32 or float64")
+        if self.thermostat not in (None, "langevin", "csvr"):
+            raise ConfigError(f"thermostat: {self.thermostat} is not right: langevin or csvr")
+        if self.thermostat and self.temperature_K is None:
+            raise ConfigError("thermostat: give temperature_K, that of the heat bath")
         if self.unsolved not in ("raise", "substep"):
             raise ConfigError(f"unsolved: {self.unsolved} is not right: raise or substep")

@@ -9,6 +9,7 @@ import numpy as np
 from jax import Array
 
 from symstride.maps.substepping import Counted
+from symstride.maps.thermostat import Bath
 from symstride.neighbors import NO_SLOTS, Slots
 from symstride.phase import Phase
 from symstride.simulate.nve import Stretch
@@ -31,7 +32,8 @@ class State:
     @property
     def divided(self) -> Array | float:
         """[replicas] strides that were not solved and divided."""
-        return self.memory.divided if isinstance(self.memory, Counted) else 0
+        memory = self.memory.inner if isinstance(self.memory, Bath) else self.memory
+        return memory.divided if isinstance(memory, Counted) else 0
 
     @staticmethod
     def load(saved: dict[str, np.ndarray], memory: Any) -> "State":
