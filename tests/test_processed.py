@@ -152,3 +152,10 @@ def test_only_explicit_maps_take_a_processor(tmp_path):
     path.write_text("kind: s3\nstrides_fs: [16]\nprocessor: {}\n")
     with pytest.raises(ConfigError, match="a map of kind s3 takes no `processor`; those of kind explicit do"):
         load_config(path, MapConfig)
+
+
+def test_a_processor_looks_no_farther_than_the_lists(tmp_path):
+    path = tmp_path / "map.yaml"
+    path.write_text("kind: explicit\nstrides_fs: [16]\nnetwork: {cutoff: 5}\nprocessor: {cutoff: 5.5}\n")
+    with pytest.raises(ConfigError, match=r"processor.cutoff is 5.5 Å, beyond network.cutoff, 5 Å"):
+        load_config(path, MapConfig)

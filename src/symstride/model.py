@@ -96,6 +96,11 @@ class MapConfig(Config):
             raise ValueError(f"a map of kind {self.kind} has no drifts: give `dressing: bonded`")
         if self.processor is not None and self.kind != "explicit":
             raise ValueError(f"a map of kind {self.kind} takes no `processor`; those of kind explicit do")
+        if self.processor is not None and self.processor.cutoff > self.network.cutoff:
+            raise ValueError(
+                f"processor.cutoff is {self.processor.cutoff:g} Å, beyond network.cutoff, "
+                f"{self.network.cutoff:g} Å: no pairs are found there"
+            )
         return self
 
     @property
