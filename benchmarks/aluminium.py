@@ -17,7 +17,7 @@ import time
 from dataclasses import replace
 from pathlib import Path
 
-from common import judged, kept, print_row, simulate, with_energies, write
+from rows import judged, kept, print_row, simulate, with_energies, write
 
 RESULTS = Path(__file__).parent / "results" / "aluminium.json"
 PROCESSOR = {"radial": 8, "channels": 12, "products": 8, "hidden": 32}

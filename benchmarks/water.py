@@ -12,7 +12,7 @@ import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from common import judged, kept, print_row, simulate, with_energies, write
+from rows import judged, kept, print_row, simulate, with_energies, write
 from systems import make
 
 RESULTS = Path(__file__).parent / "results" / "water.json"
