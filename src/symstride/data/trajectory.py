@@ -22,8 +22,8 @@ class Trajectory:
     momenta: np.ndarray  # [T, N, 3]
     energies: np.ndarray | None = None  # [T] potential energy, eV; NaN where not computed
     forces: np.ndarray | None = None  # [T, N, 3] eV/Å
-    heat: np.ndarray | None = None  # [T] eV, put in by a thermostat since the start
     info: dict = field(default_factory=dict)  # origin: calculator, its description, seed, temperature …
+    heat: np.ndarray | None = None  # [T] eV, put in by a thermostat since the start
 
     @property
     def n_atoms(self) -> int:
