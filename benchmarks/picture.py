@@ -1,4 +1,4 @@
-"""Draws docs/aluminium.png and fills README's table from benchmarks/results/aluminium.json."""
+"""Draws docs/aluminium.png and fills README's tables from benchmarks/results/{aluminium,water}.json."""
 
 import json
 import re
@@ -18,40 +18,45 @@ STYLES = {
 
 
 def main() -> None:
-    results = json.loads((ROOT / "benchmarks/results/aluminium.json").read_text())
-    fill_readme(results)
-    draw(results["rows"])
-
-
-def fill_readme(results: dict) -> None:
-    """Puts the rows between README's two comments."""
-    columns = (
-        "method",
-        "stride, fs",
-        "gradients per ps",
-        "wall, s/ps",
-        "error p / q, %",
-        "drift, meV/atom/ps",
+    aluminium, water = (
+        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in ("aluminium", "water")
     )
+    fill_readme("aluminium", aluminium)
+    fill_readme("water", water)
+    draw(aluminium["rows"])
+
+
+def fill_readme(name: str, results: dict) -> None:
+    """Puts the rows between README's two comments."""
+    rows = [cells(r) for r in results["rows"]]
+    columns = [c for c in rows[0] if any(r[c] for r in rows)]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
-    for r in results["rows"]:
-        error = drift = ""
-        if r.get("momentum_error") is not None:
-            error = f"{100 * r['momentum_error']:.2f} / {100 * r['position_error']:.2f}"
-        if r.get("drift_mev_per_atom_per_ps") is not None:
-            drift = f"{r['drift_mev_per_atom_per_ps']:.4f} ± {r['drift_stderr']:.4f}"
-        if r.get("failed"):
-            drift = f"failed after {r['failed']['ps']:.1f} ps"
-        figures = (f"{r['stride_fs']:g}", f"{r['gradients_per_ps']:.1f}", f"{r['wall_s_per_ps']:.3f}")
-        lines.append("| " + " | ".join((r["method"], *figures, error, drift)) + " |")
+    lines += ["| " + " | ".join(r[c] for c in columns) + " |" for r in rows]
     machine = results["machine"]["processor"]
     lines += ["", f"{machine}, one thread, {results['date']}; drift over four starts, one standard error."]
-    path = ROOT / "README.md"
-    table = "<!-- figures: benchmarks/aluminium.py -->\n\n" + "\n".join(lines) + "\n\n<!-- end of figures -->"
-    text = re.sub(
-        r"<!-- figures: .*?<!-- end of figures -->", lambda _: table, path.read_text(), flags=re.DOTALL
-    )
-    path.write_text(text)
+    path, source = ROOT / "README.md", f"<!-- figures: benchmarks/{name}.py -->"
+    table = f"{source}\n\n" + "\n".join(lines) + "\n\n<!-- end of figures -->"
+    pattern = re.escape(source) + ".*?<!-- end of figures -->"
+    path.write_text(re.sub(pattern, lambda _: table, path.read_text(), flags=re.DOTALL))
+
+
+def cells(r: dict) -> dict[str, str]:
+    error = drift = ""
+    if r.get("momentum_error") is not None:
+        error = f"{100 * r['momentum_error']:.2f} / {100 * r['position_error']:.2f}"
+    if r.get("drift_mev_per_atom_per_ps") is not None:
+        drift = f"{r['drift_mev_per_atom_per_ps']:.4f} ± {r['drift_stderr']:.4f}"
+    if r.get("failed"):
+        drift += f" until it failed, after {r['failed']['ps']:.1f} ps"
+    return {
+        "method": r["method"],
+        "stride, fs": f"{r['stride_fs']:g}",
+        "step, fs": f"{r['step_fs']:g}" if "step_fs" in r else "",
+        "gradients per ps": f"{r['gradients_per_ps']:.1f}",
+        "wall, s/ps": f"{r['wall_s_per_ps']:.3f}" if "wall_s_per_ps" in r else "",
+        "error p / q, %": error,
+        "drift, meV/atom/ps": drift,
+    }
 
 
 def draw(rows: list[dict]) -> None:
