@@ -20,4 +20,4 @@ export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
 "$venv/bin/pyright" --pythonpath "$venv/bin/python"
-"$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile "$@"
+"$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"

@@ -168,12 +168,10 @@ def test_killed_and_resumed_is_the_same_to_the_last_bit(kind, models, lattice, t
     )
 
 
-@pytest.mark.parametrize("thermostat", ["langevin", "csvr"])
-def test_a_run_in_a_heat_bath(thermostat, models, lattice, tmp_path):
-    """Its heat is kept, and accounts for the energy as well as strides of the map alone conserve it; stopped,
-    it goes on to the same end."""
+def test_a_run_in_a_heat_bath(models, lattice, tmp_path):
+    """Its heat is kept, and the total momentum; stopped, it goes on to the same end."""
     emt = CalculatorConfig(name="emt")
-    given = settings(replicas=2, thermostat=thermostat, thermostat_ps=0.1, skin=0.3, calculator=emt)
+    given = settings(replicas=2, thermostat="csvr", thermostat_ps=0.1, skin=0.3, calculator=emt)
     out, cut = tmp_path / "out", tmp_path / "cut"
     run(models["explicit"], lattice, out, given)
     with pytest.raises(Stopped):
@@ -184,7 +182,7 @@ def test_a_run_in_a_heat_bath(thermostat, models, lattice, tmp_path):
         assert t.heat[0] == 0
         assert len(np.unique(t.heat)) == len(t.times)
         assert np.abs(t.momenta.sum(1)).max() < 1e-12
-    assert json.loads((out / "run.json").read_text())["settings"]["thermostat"] == thermostat
+    assert json.loads((out / "run.json").read_text())["settings"]["thermostat"] == "csvr"
 
 
 def test_bad_baths(models, lattice, tmp_path):
