@@ -3,7 +3,6 @@
 import jax
 import pytest
 
-
 LONG = ("test_train", "test_kinds", "test_bonded", "test_network", "test_verify", "test_run")
 
 
