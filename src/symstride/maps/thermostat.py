@@ -8,8 +8,9 @@ import jax
 import jax.numpy as jnp
 from jax import Array
 
-from symstride.errors import ModelError
+from symstride.errors import ConfigError, ModelError
 from symstride.maps.base import Map
+from symstride.maps.processed import Processed
 from symstride.phase import Particles, Phase, Status
 
 
@@ -36,6 +37,13 @@ class Thermostat(Map):
     kT: float = eqx.field(static=True)
     time: float = eqx.field(static=True)  # ASE time in which momenta, or their square, are forgotten
     seed: int = eqx.field(static=True)
+
+    def __check_init__(self) -> None:
+        if isinstance(self.map, Processed):
+            raise ConfigError(
+                "thermostat: a processed map goes on in other coordinates than those whose momenta a heat "
+                "bath knows; run it at constant energy, or take a model without a processor"
+            )
 
     @abstractmethod
     def exchange(self, p: Array, h: Array, masses: Array, key: Array) -> Array:

@@ -58,7 +58,7 @@ class Plan:
         simulation = simulation_of(model, start, stride_fs, skin, start.replicas)
         if settings.unsolved == "substep":
             simulation = replace(simulation, map=Substepping(model.map))
-        simulation = replace(simulation, map=_in_bath(simulation.map, model, settings))
+        simulation = replace(simulation, map=_in_bath(simulation.map, settings))
         chunk = settings.chunk or min(1024, max(8, ATOM_STRIDES // atoms))
         strides = frames * settings.every
         return Plan(path, model, start, settings, stride_fs, strides, temperature, chunk, simulation)
@@ -108,16 +108,11 @@ def simulation_of(
     )
 
 
-def _in_bath(map: Map, model: Model, settings: RunSettings) -> Map:
+def _in_bath(map: Map, settings: RunSettings) -> Map:
     """With the thermostat that is asked for."""
     if settings.thermostat is None:
         return map
     assert settings.temperature_K is not None
-    if model.config.processor:
-        raise ConfigError(
-            "thermostat: a processed map goes on in other coordinates than those whose momenta a heat bath "
-            "knows; run it at constant energy, or take a model without a processor"
-        )
     kind = {"langevin": Langevin, "csvr": VelocityRescaling}[settings.thermostat]
     return kind(map, KB * settings.temperature_K, 1000 * settings.thermostat_ps * FS, settings.seed)
 
