@@ -78,6 +78,8 @@ def verify(
         notes.append(f"Validation: the model was not validated at {stride:g} fs.")
     if record["status"] == "running":
         notes.append(f"The run is not complete: {starts[0].times[-1] / 1e3:.4g} ps of it are here.")
+    if starts[0].heat is not None:
+        notes.append("The run was in a heat bath: what is said of its energy is of the energy less the heat.")
     if record["failure"]:
         notes.append(f"The run ended early: {record['failure']['message']}.")
     formula = Atoms(starts[0].numbers).get_chemical_formula(empirical=True)
