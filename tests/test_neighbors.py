@@ -11,7 +11,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.spatial import cKDTree
 
+from symstride.maps.palindrome import Kicks, Palindrome
 from symstride.neighbors import join, neighbor_list
+from symstride.phase import Phase
+from symstride.simulate.nve import Simulation
 
 
 def _rattled(atoms: Atoms, **changes) -> Atoms:
@@ -79,10 +82,7 @@ def test_pairs_within_the_cutoff_alone(name):
     fresh = join([neighbor_list(q, atoms.cell.array, atoms.pbc, 4.0) for q in moved])
     assert found.index.shape[1] < wide.index.shape[1]
     distances = [
-        np.sort(
-            np.where(n.mask, jnp.linalg.norm(n.vectors(jnp.asarray(moved.reshape(-1, 3))), axis=-1), 9), 1
-        )
-        for n in (found, fresh)
+        np.sort(np.where(n.mask, jnp.linalg.norm(n.vectors(q), axis=-1), 9), 1) for n in (found, fresh)
     ]
     width = min(d.shape[1] for d in distances)
     np.testing.assert_allclose(distances[0][:, :width], distances[1][:, :width], atol=1e-12)
@@ -98,3 +98,28 @@ def test_more_neighbors_than_slots_are_told():
     assert np.isfinite(wide.within(jnp.asarray(atoms.positions)).vectors(jnp.asarray(atoms.positions))).all()
     assert float(wide.excursion(close)) == np.inf
     assert np.isnan(wide.within(close).vectors(close)).any()
+
+
+class Still(Kicks):
+    """No force."""
+
+    def force(self, k, q, h, particles):
+        return jnp.zeros_like(q)
+
+
+def test_a_run_makes_room_where_atoms_crowd_together():
+    """Six atoms fly in from beyond the cutoff: more than there are slots for, in the middle of a stride."""
+    rng = np.random.default_rng(0)
+    directions = rng.normal(size=(21, 3))
+    directions /= np.linalg.norm(directions, axis=1, keepdims=True)
+    far = np.r_[0.0, np.full(14, 3.0), np.full(6, 4.3)][:, None]
+    q, p = far * directions, -directions * np.where(far > 4, 0.9, 0.0)
+    simulation = Simulation(
+        Palindrome(Still(), drifts=2), 1.0, np.zeros(21, np.int32), np.ones(21), np.zeros((3, 3)),
+        np.zeros(3, bool), 4.0, 2.2, 1,
+    )  # fmt: skip
+    assert simulation.particles(q).neighbors.slots.close == 16
+    done = simulation.stretch(Phase(jnp.asarray(q), jnp.asarray(p)), None, 1)
+    assert done.failure is None
+    assert done.slots.close == 32
+    np.testing.assert_allclose(done.z.q, q + p, atol=1e-12)

@@ -92,7 +92,7 @@ def settings(**changes) -> RunSettings:
 def same(a: Path, b: Path, replicas: int) -> None:
     for k in range(replicas):
         one, two = (h5md.read(folder / f"{k:03d}.h5") for folder in (a, b))
-        for name in ("times", "positions", "momenta", "energies"):
+        for name in ("times", "positions", "momenta", "energies", "heat"):
             np.testing.assert_array_equal(getattr(one, name), getattr(two, name), name)
 
 

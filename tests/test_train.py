@@ -21,6 +21,7 @@ from symstride.errors import DataError, ModelError, SymstrideError
 from symstride.model import MapConfig, Model, Scales, build_map, load_model, save_model
 from symstride.train.config import TrainConfig
 from symstride.train.loop import Split, train
+from symstride.train.losses import by_group
 
 NETWORK = {"radial": 4, "channels": 4, "products": 4, "hidden": 8, "cutoff": 4.0}
 SCALES = Scales(energy=0.5, length=0.1, stride_unit=0.4, temperature=300.0)
@@ -106,6 +107,11 @@ def test_training_gives_up_on_gradients_that_stay_infinite(reference, tmp_path):
     with pytest.raises(SymstrideError, match=r"the last 50 steps before step \d+ were not finite"):
         train(config.model_copy(update={"schedule": hot}))
     assert not config.output.exists()
+
+
+def test_nan_of_one_stride_is_none_of_the_others():
+    means = by_group(jnp.array([1.0, 3.0, jnp.nan]), jnp.array([0, 0, 1]), 2)
+    np.testing.assert_array_equal(means, [2.0, np.nan])
 
 
 class Interruption(Exception):

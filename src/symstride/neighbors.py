@@ -17,8 +17,6 @@ from jax import Array
 from symstride.errors import DataError
 
 AnyArray = Array | np.ndarray  # numpy where data are gathered, jax where they are computed with
-
-
 LANES, SPARE = 16, 2  # slots within the cutoff come in sixteens: as wide as processors count; some to spare
 
 
