@@ -18,9 +18,10 @@ from systems import make
 RESULTS = Path(__file__).parent / "results" / "water.json"
 SYSTEM = "water64 SPC/Fw 300 K"
 STRIDES = (4.0, 6.0)  # fs
+DATA = {"temperature_K": [300, 300, 350, 400, 300, 300, 500, 600], "trajectories": 24}  # hot: closer contacts
 MAP = {"kind": "explicit", "strides_fs": STRIDES, "drift": "bonded", "inner_fs": 0.25, "shared": False}
 NETWORK = {"cutoff": 5.5, "nearest": 0.85}
-SCHEDULE = {"force_steps": 600, "steps": 4000, "frames": 2, "position_weight": 4, "validate_every": 200}
+SCHEDULE = {"force_steps": 600, "steps": 12000, "frames": 2, "position_weight": 4, "validate_every": 400}
 VERLET = (0.5, 1.0, 2.0)  # fs, on the reference
 RESPA = (2, 1)  # outer steps in a stride
 STARTS, POINTS, SKIN = 4, 32, 1.5
@@ -64,11 +65,11 @@ def trained(work: Path):
 
     system, path = work / "system", work / "explicit.safetensors"
     if not (system / "sample.yaml").exists():
-        make("water64", system)
-    configuration = yaml.safe_load((system / "sample.yaml").read_text())
+        make("water64", system, DATA["trajectories"])
+    configuration = yaml.safe_load((system / "sample.yaml").read_text()) | DATA
     if not path.exists():
-        paths = sample(SampleConfig.model_validate(configuration))
-        config = {"data": paths, "map": MAP | {"network": NETWORK}, "schedule": SCHEDULE, "output": path}
+        data = tuple(map(str, sample(SampleConfig.model_validate(configuration))))
+        config = {"data": data, "map": MAP | {"network": NETWORK}, "schedule": SCHEDULE, "output": path}
         train(TrainConfig.model_validate(config), lambda *at: print(describe(at[2])) if at[2] else None)
     return load_model(path), configuration
 

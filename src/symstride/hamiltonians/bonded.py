@@ -1,6 +1,7 @@
 """Bonds and angles of molecules: a Hamiltonian so cheap that its flow can carry the fast motion."""
 
 from collections.abc import Sequence
+from dataclasses import replace
 
 import equinox as eqx
 import jax
@@ -46,6 +47,11 @@ class Bonded(eqx.Module):
     def force(self, q: Array) -> Array:
         """−∇V_b [M, 3] eV/Å."""
         return -jax.grad(self.potential)(q)
+
+    def deformed(self, strain: AnyArray) -> "Bonded":
+        """The same terms where all space is mapped by r → r·strain, [3, 3]: their images go along."""
+        shifts = self.bond_shifts @ strain, self.angle_shifts @ strain
+        return replace(self, bond_shifts=shifts[0], angle_shifts=shifts[1])
 
     def _ends(self, q: Array) -> Array:
         """[2B + 3A, 3]: the atoms of all bonds, then of all angles."""

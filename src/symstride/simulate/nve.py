@@ -60,8 +60,13 @@ class Stretch:
     positions: np.ndarray  # [F, M, 3], the frames kept
     momenta: np.ndarray
     heat: np.ndarray | None  # [F, replicas] eV, put in by a thermostat
-    slots: Slots  # of the neighbour lists; the next stretch needs no new compilation if it is given them
+    particles: Particles  # with the last neighbour lists
     failure: Failure | None
+
+    @property
+    def slots(self) -> Slots:
+        """Of the neighbour lists; the next stretch needs no new compilation if it is given them."""
+        return self.particles.neighbors.slots
 
 
 @dataclass(frozen=True)
@@ -129,13 +134,16 @@ class Simulation:
         every: int | None = None,
         frames: int = 0,
         slots: Slots = NO_SLOTS,
+        particles: Particles | None = None,
     ) -> Stretch:
         """As `advance`, but a failure is told, not raised, and frames are kept.
 
         `begin` strides went before; the frame after each stride whose number is a multiple of `every` is
-        kept, in a buffer that takes `frames` of them.
+        kept, in a buffer that takes `frames` of them. `particles`, whose lists must be good at z, spare the
+        search for neighbours there.
         """
-        particles = self.particles(z.q, slots)
+        found = particles is None  # here, at z
+        particles = self.particles(z.q, slots) if particles is None else particles
         none = jnp.zeros(self.replicas, int)
         tally = Tally(jnp.zeros((), int), none, none)
         skin, done, failure = self.skin, 0, None
@@ -153,7 +161,8 @@ class Simulation:
             z, memory, tally, kept, last = _strides(
                 self.map, z, memory, tally, kept, h, particles, target, jnp.asarray(skin / 2), at
             )
-            fresh, done = int(tally.strides) == done, int(tally.strides)
+            fresh, done = found and int(tally.strides) == done, int(tally.strides)
+            found = True
             if done == strides:
                 break
             if fresh:  # not even a list made at its start serves the next stride
@@ -172,7 +181,7 @@ class Simulation:
         positions, momenta = np.asarray(kept.q[:count]), np.asarray(kept.p[:count])
         heat = np.asarray(kept.heat[:count]) if isinstance(self.map, Thermostat) else None
         used = np.asarray(tally.gradients), np.asarray(tally.processing)
-        return Stretch(z, memory, done, *used, positions, momenta, heat, slots, failure)
+        return Stretch(z, memory, done, *used, positions, momenta, heat, particles, failure)
 
     def forces(self, q: Array, frames: int = 0, slots: Slots = NO_SLOTS) -> np.ndarray:
         """−∇V [M, 3] in eV/Å at q, the limit of short strides: what one does to atoms at rest.

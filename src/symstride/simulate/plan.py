@@ -5,6 +5,8 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import numpy as np
+
 from symstride.data.pairs import species_of
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError
@@ -54,7 +56,7 @@ class Plan:
             )
         temperature = settings.temperature_K or start.temperature
         atoms = len(start.numbers) * start.replicas
-        skin = settings.skin or _skin(start, stride_fs, temperature)
+        skin = settings.skin or usual_skin(start.masses, stride_fs, temperature)
         simulation = simulation_of(model, start, stride_fs, skin, start.replicas)
         if settings.unsolved == "substep":
             simulation = replace(simulation, map=Substepping(model.map))
@@ -117,7 +119,7 @@ def _in_bath(map: Map, settings: RunSettings) -> Map:
     return kind(map, KB * settings.temperature_K, 1000 * settings.thermostat_ps * FS, settings.seed)
 
 
-def _skin(start: Start, stride_fs: float, temperature: float) -> float:
+def usual_skin(masses: np.ndarray, stride_fs: float, temperature: float) -> float:
     """Å: of the lightest atoms' thermal flight in a stride, eight times, or 2 Å: benchmarks/size.py."""
     kT = KB * max(temperature, 1.0)
-    return max(2.0, 8 * math.sqrt(kT / start.masses.min()) * stride_fs * FS)
+    return max(2.0, 8 * math.sqrt(kT / masses.min()) * stride_fs * FS)

@@ -1,0 +1,98 @@
+"""Strides of a system that an engine owns, which hands positions and momenta over and takes them back."""
+
+from dataclasses import replace
+
+import equinox as eqx
+import jax.numpy as jnp
+import numpy as np
+
+from symstride.errors import ConfigError, SimulationError
+from symstride.maps.processed import Processed
+from symstride.model import Model
+from symstride.neighbors import NO_SLOTS
+from symstride.phase import Particles, Phase
+from symstride.simulate.familiar import check_stride, unfamiliar
+from symstride.simulate.plan import simulation_of, usual_skin
+from symstride.simulate.start import Start
+
+
+class Strides:
+    """A model's strides of one system, whose positions, momenta and cell may change between two calls.
+
+    What the next stride can use is kept: neighbour lists, forces of an explicit map as long as positions are
+    those it left, the first guess of an implicit one. Positions may be wrapped between calls or not.
+
+    **Arguments:** `start` is the system, one replica of it; `stride_fs` None takes the model's longest,
+    `skin` (Å) None the usual one for `temperature` (K). Raises ConfigError for a stride that the model was
+    not trained for and for processed models, DataError for elements and bonds that it does not know.
+    """
+
+    def __init__(
+        self,
+        model: Model,
+        start: Start,
+        stride_fs: float | None = None,
+        temperature: float = 300.0,
+        skin: float | None = None,
+    ):
+        if isinstance(model.map, Processed):
+            raise ConfigError(
+                "a processed model goes on in other coordinates than those an engine shows: "
+                "`symstride run` runs it; give an engine a model without a processor"
+            )
+        self.model, self.stride_fs = model, check_stride(model, stride_fs)
+        skin = skin or usual_skin(start.masses, self.stride_fs, temperature)
+        self.warnings = unfamiliar(model, start, self.stride_fs, temperature)
+        self.gradients = self.strides = 0  # used and taken so far
+        self._simulation = simulation_of(model, start, self.stride_fs, skin)
+        self._memory = None
+        self._particles: Particles | None = None
+        self._z = Phase(jnp.asarray(start.positions[0]), jnp.asarray(start.momenta[0]))
+        self._left: np.ndarray | None = None  # positions as they were handed back
+
+    def advance(
+        self, positions: np.ndarray, momenta: np.ndarray, cell: np.ndarray, strides: int = 1
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """Positions and momenta [N, 3] so many strides later; `cell` [3, 3] as it is now.
+
+        Raises SimulationError and ConvergenceError as `Simulation.advance` does; the system is then as before
+        the call.
+        """
+        for name, x in (("positions", positions), ("momenta", momenta), ("cell", cell)):
+            if not np.isfinite(x).all():
+                raise SimulationError(f"{name}: hold NaN or infinity before stride {self.strides + 1}")
+        self._adopt(np.asarray(positions, float), np.asarray(momenta, float), np.asarray(cell, float))
+        done = self._simulation.stretch(self._z, self._memory, strides, particles=self._particles)
+        if done.failure:
+            raise done.failure.error
+        before = np.asarray(self._z.q)
+        self._z, self._memory, self._particles = done.z, done.memory, done.particles
+        self.gradients += int(done.gradients[0])
+        self.strides += strides
+        self._left = positions + (np.asarray(done.z.q) - before)
+        return self._left.copy(), np.array(done.z.p)
+
+    def _adopt(self, positions: np.ndarray, momenta: np.ndarray, cell: np.ndarray) -> None:
+        """Takes the system as it is now, with whatever of the last stride still holds."""
+        cell = np.where(self._simulation.pbc[:, None], cell, 0.0)
+        same_cell = np.array_equal(cell, self._simulation.cell)
+        if same_cell and self._left is not None and np.array_equal(positions, self._left):
+            self._z = Phase(self._z.q, jnp.asarray(momenta))
+            return
+        periods = np.linalg.pinv(self._simulation.cell)
+        moved = positions @ np.linalg.pinv(cell) - np.asarray(self._z.q) @ periods
+        self._z = Phase(jnp.asarray(positions - np.round(moved) @ cell), jnp.asarray(momenta))
+        if not same_cell:
+            bonded = self._simulation.bonded and self._simulation.bonded.deformed(periods @ cell)
+            self._simulation = replace(self._simulation, cell=cell, bonded=bonded)
+        slots = self._particles.neighbors.slots if self._particles else NO_SLOTS
+        self._particles = self._simulation.particles(self._z.q, slots)
+        if self._memory is not None:
+            h = jnp.asarray(self._simulation.h)
+            self._memory = _resume(self._simulation.map, self._memory, self._z, h, self._particles)
+            self.gradients += self._simulation.map.beginning
+
+
+@eqx.filter_jit
+def _resume(map, memory, z: Phase, h, particles: Particles):
+    return map.resume(memory, z, h, particles)

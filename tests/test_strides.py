@@ -1,0 +1,118 @@
+"""Strides of a system that an engine owns: those of a run, however the engine wraps, holds or deforms it."""
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from ase import units
+from ase.build import bulk
+
+from symstride.errors import ConfigError, SimulationError
+from symstride.hamiltonians import water
+from symstride.hamiltonians.forcefield import Bend, ForceField, Stretch
+from symstride.model import MapConfig, Model, NetworkConfig, Scales, build_map
+from symstride.phase import Phase
+from symstride.simulate.plan import simulation_of
+from symstride.simulate.start import Start
+from symstride.simulate.strides import Strides
+
+jax.config.update("jax_enable_x64", True)
+
+NETWORK = NetworkConfig(cutoff=3.5, nearest=0.8, radial=4, channels=4, products=4, hidden=8)
+SPC = ForceField(
+    bonds={"H(O)-O(HH)": Stretch(stiffness=water.BOND, length=water.LENGTH)},
+    angles={"H(O)-O(HH)-H(O)": Bend(stiffness=water.BEND, angle=water.ANGLE)},
+    residual=0.0,
+)
+
+
+def model_of(elements, kind="explicit", bonded=None, **changes):
+    given = {"kind": kind, "strides_fs": (2.0, 8.0), "network": NETWORK, "precision": "float64"}
+    config = MapConfig(**given | changes)
+    scales = Scales(energy=1e-3, length=0.3, stride_unit=0.1, temperature=300.0)
+    return Model(
+        build_map(config, scales, elements, jax.random.key(1)), config, scales, elements, {}, None, bonded
+    )
+
+
+def aluminium():
+    atoms = bulk("Al", cubic=True) * (2, 2, 2)
+    rng = np.random.default_rng(0)
+    p = rng.normal(size=(32, 3)) * np.sqrt(27 * units.kB * 300)
+    q = atoms.positions + 0.1 * rng.normal(size=p.shape)
+    return Start(
+        atoms.numbers, atoms.get_masses(), atoms.cell.array, atoms.pbc, q[None], p[None], 300.0, "here"
+    )
+
+
+def waters():
+    system, z = water.lattice(jax.random.key(0), 2)
+    cell, pbc = np.eye(3) * system.box, np.ones(3, bool)
+    masses = np.tile([15.999, 1.008, 1.008], 8)
+    return Start(
+        np.tile([8, 1, 1], 8), masses, cell, pbc, np.asarray(z.q)[None], np.asarray(z.p)[None], 300.0, "here"
+    )
+
+
+CASES = {
+    "explicit": (lambda: model_of((13,)), aluminium, 8.0),
+    "s3": (lambda: model_of((13,), "s3", tolerance=1e-9), aluminium, 8.0),
+    "bonded": (lambda: model_of((1, 8), drift="bonded", bonded=SPC), waters, 2.0),
+}
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_strides_of_a_run_whoever_wraps_the_atoms(case):
+    make, begin, h = CASES[case]
+    model, start = make(), begin()
+    simulation = simulation_of(model, start, h, 2.0)
+    z = Phase(jnp.asarray(start.positions[0]), jnp.asarray(start.momenta[0]))
+    wanted, _, tally = simulation.advance(z, None, 6)
+    held, wrapped = Strides(model, start, h), Strides(model, start, h)
+    q1, p1 = q2, p2 = start.positions[0], start.momenta[0]
+    rng = np.random.default_rng(1)
+    for _ in range(6):
+        q1, p1 = held.advance(q1, p1, start.cell)
+        q2, p2 = wrapped.advance(q2 + rng.integers(-2, 3, q2.shape) @ start.cell, p2, start.cell)
+    apart = (q2 - wanted.q) @ np.linalg.inv(start.cell)
+    tolerance = 1e-7 if case == "s3" else 1e-11  # other first guesses
+    np.testing.assert_allclose(q1, wanted.q, atol=tolerance)
+    np.testing.assert_allclose(p1, wanted.p, atol=tolerance)
+    np.testing.assert_allclose(apart, np.round(apart), atol=tolerance)
+    np.testing.assert_allclose(p2, wanted.p, atol=tolerance)
+    if case != "s3":
+        assert held.gradients == int(tally.gradients[0]) == 12  # forces of the last stride begin the next
+        assert wrapped.gradients == 12 + 5
+
+
+def test_a_deformed_cell_is_the_system_begun_there():
+    make, begin, h = CASES["bonded"]
+    model, start = make(), begin()
+    strides = Strides(model, start, h)
+    q, p = strides.advance(start.positions[0], start.momenta[0], start.cell)
+    strain = np.eye(3) + 0.02 * np.array([[1, 0.5, 0], [0, -1, 0.3], [0, 0, 0.5]])
+    got = strides.advance(q @ strain, p, start.cell @ strain, 2)
+    fields = start.numbers, start.masses, start.cell @ strain, start.pbc
+    anew = Strides(model, Start(*fields, (q @ strain)[None], p[None], 300.0, "here"), h)
+    for a, b in zip(got, anew.advance(q @ strain, p, start.cell @ strain, 2), strict=True):
+        np.testing.assert_allclose(a, b, atol=1e-11)
+
+
+def test_a_stride_that_fails_leaves_all_as_it_was():
+    model, start = model_of((13,)), aluminium()
+    strides = Strides(model, start, 8.0)
+    q, p = strides.advance(start.positions[0], start.momenta[0], start.cell)
+    with pytest.raises(SimulationError, match=r"moved .* Å within it"):
+        strides.advance(q, 1000 * p, start.cell)
+    with pytest.raises(SimulationError, match="momenta: hold NaN"):
+        strides.advance(q, np.nan * p, start.cell)
+    again = Strides(model, start, 8.0)
+    again.advance(start.positions[0], start.momenta[0], start.cell)
+    np.testing.assert_array_equal(strides.advance(q, p, start.cell), again.advance(q, p, start.cell))
+
+
+def test_what_no_engine_can_run():
+    with pytest.raises(ConfigError, match="without a processor"):
+        Strides(model_of((13,), processor=NETWORK), aluminium())
+    with pytest.raises(ConfigError, match="trained for 2 to 8 fs"):
+        Strides(model_of((13,)), aluminium(), 16.0)
