@@ -5,21 +5,26 @@ from dataclasses import replace
 from pathlib import Path
 
 
-def simulate(model, stride_fs: float, starts, ps: float, *, skin: float, frame_fs: float):
+def simulate(
+    model, stride_fs: float, starts, ps: float, *, skin: float, frame_fs: float, room=None, bath=None
+):
     """All starts at once, each a replica; trajectories with frames about every `frame_fs`, gradients a
-    stride, and what went wrong."""
+    stride, and what went wrong. `room` are the slots of the first neighbour lists, `bath` puts a thermostat
+    round a map."""
     import jax.numpy as jnp
     import numpy as np
 
+    from symstride.neighbors import NO_SLOTS
     from symstride.phase import Phase
     from symstride.simulate.plan import simulation_of
 
     first = replace(starts[0], positions=np.concatenate([t.positions[:1] for t in starts]))
     simulation = simulation_of(model, first, stride_fs, skin, len(starts))
+    simulation = replace(simulation, map=bath(simulation.map)) if bath else simulation
     z = Phase(*(jnp.concatenate([getattr(t, x)[0] for t in starts]) for x in ("positions", "momenta")))
     every = max(1, round(frame_fs / stride_fs))
     frames = int(1000 * ps / stride_fs / every)
-    done = simulation.stretch(z, None, frames * every, every=every, frames=frames)
+    done = simulation.stretch(z, None, frames * every, every=every, frames=frames, slots=room or NO_SLOTS)
     failed = done.failure and {"ps": done.strides * stride_fs / 1000, "why": str(done.failure.error)}
     shape = (-1, len(starts), first.n_atoms, 3)
     q, p = (
@@ -28,8 +33,17 @@ def simulate(model, stride_fs: float, starts, ps: float, *, skin: float, frame_f
     )
     times = np.arange(len(q)) * every * stride_fs
     empty = np.full(len(q), np.nan)
+    heat = None if done.heat is None else np.concatenate([np.zeros((1, len(starts))), done.heat])
     runs = [
-        replace(t, times=times, positions=q[:, k], momenta=p[:, k], energies=empty, forces=None)
+        replace(
+            t,
+            times=times,
+            positions=q[:, k],
+            momenta=p[:, k],
+            energies=empty,
+            forces=None,
+            heat=None if heat is None else heat[:, k],
+        )
         for k, t in enumerate(starts)
     ]
     return runs, float(np.mean(done.gradients)) / max(1, done.strides), failed
@@ -58,8 +72,11 @@ def with_energies(runs, calculator, every_fs: float):
     ]
 
 
-def judged(model, stride: float, runs, reference, gradients: float, failed, errors: dict) -> dict:
-    """A row of the results: what was asked, errors of one stride (fractions), all measures of the runs."""
+def judged(
+    model, stride: float, runs, reference, gradients: float, failed, errors: dict, failures=None
+) -> dict:
+    """A row of the results: what was asked, errors of one stride (fractions), all measures of the runs.
+    `failures` (fs) are the ends of starts that could not go on."""
     import numpy as np
 
     from symstride.measure.summary import summarise
@@ -86,7 +103,12 @@ def judged(model, stride: float, runs, reference, gradients: float, failed, erro
             np.mean([2 * t.kinetic_energies.mean() / (3 * t.n_atoms - 3) / KB for t in reference])
         )
         sections, _ = summarise(
-            runs, reference, temperature=temperature, stride_fs=stride, momentum_error=errors.get("momentum")
+            runs,
+            reference,
+            temperature=temperature,
+            stride_fs=stride,
+            momentum_error=errors.get("momentum"),
+            failures_fs=failures,
         )
         drift = sections.get("drift", {})
         result |= {
@@ -97,6 +119,7 @@ def judged(model, stride: float, runs, reference, gradients: float, failed, erro
             "curves": sections.get("curves"),
             "equipartition": sections.get("equipartition"),
             "stability": sections.get("stability"),
+            "temperature": sections.get("temperature"),
         }
     return result
 

@@ -1,190 +1,130 @@
-"""Flexible water (SPC/Fw in OpenMM, 64 molecules, 300 K): a learned map with bonded drifts beside velocity
-Verlet and r-RESPA on the reference itself.
+"""Flexible water (SPC/Fw in OpenMM, PME, 64 molecules, 300 K): a learned map with bonded drifts, and velocity
+Verlet and r-RESPA on the reference's own forces and on potentials of the same network.
 
-    python benchmarks/water.py [--work DIR] [--ps 20]
+    python benchmarks/water.py [--work DIR] [--ps 50] [--starts 20]
 
-Samples the reference, trains, measures the error of one stride of each method from frames not trained on,
-runs the learned map from four of them and compares with reference runs from the same. Writes
-benchmarks/results/water.json. Each stage is kept in DIR and not repeated.
+Errors of one stride are all measured from the same frames, not trained on. Runs at constant energy and in a
+Langevin bath of 1 ps begin from frames of the reference's own runs. Writes benchmarks/results/water.json.
+Each stage is kept in DIR and not repeated.
 """
 
 import argparse
 from dataclasses import replace
 from pathlib import Path
 
-from rows import judged, kept, print_row, simulate, with_energies, write
-from systems import make
+import numpy as np
+
+from hydrogen import Study, spread
+from rows import kept, print_row, write
 
 RESULTS = Path(__file__).parent / "results" / "water.json"
-SYSTEM = "water64 SPC/Fw 300 K"
 STRIDES = (4.0, 6.0)  # fs
-DATA = {"temperature_K": [300, 300, 350, 400, 300, 300, 500, 600], "trajectories": 24}  # hot: closer contacts
-MAP = {"kind": "explicit", "strides_fs": STRIDES, "drift": "bonded", "inner_fs": 0.25, "shared": False}
-NETWORK = {"cutoff": 5.5, "nearest": 0.85}
-SCHEDULE = {"force_steps": 600, "steps": 12000, "frames": 2, "position_weight": 4, "validate_every": 400}
-VERLET = (0.5, 1.0, 2.0)  # fs, on the reference
-RESPA = (2, 1)  # outer steps in a stride
-STARTS, POINTS, SKIN = 4, 32, 1.5
+VERLET = (0.25, 0.5, 1.0, 2.0)  # fs
+RESPA = (1.0, 2.0, 3.0, 4.0, 6.0)
+REFERENCE = (4, 20.0)  # trajectories, ps
+SPECTRUM_PS, FRAME_FS = 20.0, 48.0
+LAG = 2000.0  # fs, from which on oxygen diffuses
+STUDY = Study(
+    system="water64",
+    title="water64 SPC/Fw 300 K",
+    work=Path("water.part"),
+    strides=STRIDES,
+    network={"cutoff": 5.5, "nearest": 0.85},
+    schedule={"force_steps": 600, "steps": 12000, "frames": 2, "validate_every": 400},
+    data={
+        "temperature_K": [300, 300, 350, 400, 300, 300, 500, 600],
+        "trajectories": 24,
+    },  # hot: closer contacts
+)
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("--work", type=Path, default=Path("water.part"))
-    arguments.add_argument("--ps", type=float, default=20.0)
+    arguments.add_argument("--work", type=Path, default=STUDY.work)
+    arguments.add_argument("--ps", type=float, default=50.0)
+    arguments.add_argument("--starts", type=int, default=20)
     given = arguments.parse_args()
-    model, configuration = trained(given.work)
-    reference = long_reference(given.work, configuration, given.ps)
+    study = replace(STUDY, work=given.work)
+    reference = study.reference(*REFERENCE)
     rows = []
     for stride in STRIDES:
         rows += kept(
-            given.work / f"known-{stride:g}.json",
-            lambda h=stride: known_methods(model, configuration, reference, h),
+            given.work / f"errors-{stride:g}.json", lambda h=stride: study.errors(reference, h, VERLET, RESPA)
         )
-    for stride in STRIDES:
-        rows.append(
-            kept(
-                given.work / f"explicit-{stride:g}-{given.ps:g}.json",
-                lambda h=stride: learned(model, configuration, reference, h, given.ps),
+    for stride in STRIDES[::-1]:
+        for name, bath in (("nve", None), ("langevin", study.langevin)):
+            rows.append(
+                kept(
+                    given.work / f"{name}-{stride:g}.json",
+                    lambda h=stride, n=name, b=bath: run(study, n, h, reference, given, b),
+                )
             )
-        )
+    rows += kept(given.work / "walls.json", lambda: walls(study, reference[0]))
     for row in rows:
         print_row(row)
     write(RESULTS, rows)
 
 
-def trained(work: Path):
-    """The model, and the configuration its reference was sampled with."""
-    import yaml
-
-    from symstride.data.config import SampleConfig
-    from symstride.data.sample import sample
-    from symstride.model import load_model
-    from symstride.train.config import TrainConfig
-    from symstride.train.loop import train
-    from symstride.train.plots import describe
-
-    system, path = work / "system", work / "explicit.safetensors"
-    if not (system / "sample.yaml").exists():
-        make("water64", system, DATA["trajectories"])
-    configuration = yaml.safe_load((system / "sample.yaml").read_text()) | DATA
-    if not path.exists():
-        data = tuple(map(str, sample(SampleConfig.model_validate(configuration))))
-        config = {"data": data, "map": MAP | {"network": NETWORK}, "schedule": SCHEDULE, "output": path}
-        train(TrainConfig.model_validate(config), lambda *at: print(describe(at[2])) if at[2] else None)
-    return load_model(path), configuration
+def run(study: Study, name: str, stride: float, reference, given, bath) -> dict:
+    """A row of many long runs; at constant energy the spectrum is that of a few with every frame kept."""
+    runs = study.runs(name, stride, spread(reference, given.starts), given.ps, FRAME_FS, bath)
+    row = study.run_row(f"explicit-{name}", stride, runs, reference) | diffusion(runs, reference)
+    if bath is None:
+        few = study.runs("spectrum", stride, spread(reference, len(reference)), SPECTRUM_PS, stride)
+        row["spectrum"] = study.run_row("spectrum", stride, few, reference).get("comparisons")
+    return row
 
 
-def long_reference(work: Path, configuration: dict, ps: float):
-    """Four trajectories at 300 K, not trained on, a frame every 2 fs."""
-    from symstride.data import h5md
-    from symstride.data.config import SampleConfig
-    from symstride.data.sample import sample
+def diffusion(runs, reference) -> dict:
+    """Of oxygen, in Å²/ps, from ⟨r²⟩ between one and two `LAG`s; runs that failed are left out."""
+    from symstride.measure.observables import mean_square_displacement
 
-    changes = {"temperature_K": 300, "trajectories": STARTS, "length_ps": ps, "every": 8, "seed": 1000}
-    changes |= {"output": work / "long", "segment_frames": 1000}
-    paths = sample(SampleConfig.model_validate(configuration | changes))
-    return [h5md.read(path) for path in paths]
+    def slope(starts) -> tuple[float, float]:
+        found = np.array([_slope(mean_square_displacement([t], 2 * LAG)["O"]) for t in starts])
+        return float(found.mean()), float(found.std(ddof=1) / np.sqrt(len(found)))
 
-
-def calculator_of(configuration: dict):
-    from symstride.data.calculators import make_calculator
-    from symstride.data.config import CalculatorConfig
-
-    return make_calculator(CalculatorConfig.model_validate(configuration["calculator"]))
+    sound = [t for t in runs if not t.info["failed"]]
+    if len(sound) < 2:
+        return {}
+    return {"diffusion": slope(sound), "diffusion_reference": slope(reference)}
 
 
-def known_methods(model, configuration: dict, reference, stride: float) -> list[dict]:
-    """One stride of velocity Verlet and of r-RESPA on the reference's own forces, from frames of it."""
-    import numpy as np
-    from ase import Atoms
+def _slope(curve) -> float:
+    return 1000 * float(np.polyfit(curve.x[curve.x >= LAG], curve.value[curve.x >= LAG], 1)[0]) / 6
 
-    from symstride.data.dynamics import make_dynamics
-    from symstride.units import FS
 
-    first = reference[0]
-    offset = round(stride / first.spacing_fs)
-    picked = np.linspace(0, len(first.times) - offset - 1, POINTS // len(reference)).astype(int)
-    pairs = [
-        (replace(t, positions=t.positions[n : n + 1], momenta=t.momenta[n : n + 1]), n + offset, t)
-        for t in reference
-        for n in picked
-    ]
-    calculator = calculator_of(configuration)
+def walls(study: Study, start) -> list[dict]:
+    """Wall seconds a picosecond of 64 and 512 molecules (the box eight times), beside the rival's at 1 fs."""
     rows = []
-
-    def row(method: str, step: float, gradients: int, move) -> None:
-        ends = [move(start) for start, *_ in pairs]
-        dp = [p - t.momenta[n] for (_, p), (_, n, t) in zip(ends, pairs, strict=True)]
-        dq = [q - t.positions[n] for (q, _), (_, n, t) in zip(ends, pairs, strict=True)]
-        q, p = thermal_errors(np.array(dq), np.array(dp), first.masses, stride)
-        named = {"method": method, "system": SYSTEM, "n_atoms": first.n_atoms, "step_fs": step}
-        counted = {"gradients_per_stride": gradients, "gradients_per_ps": 1000 * gradients / stride}
-        rows.append(named | counted | {"stride_fs": stride, "momentum_error": p, "position_error": q})
-
-    for step in VERLET:
-
-        def verlet(start, step=step):
-            atoms = Atoms(start.numbers, start.positions[0], cell=start.cell, pbc=start.pbc)
-            atoms.set_masses(start.masses)
-            atoms.set_momenta(start.momenta[0])
-            atoms.calc = calculator
-            dynamics = make_dynamics(atoms, step)
-            dynamics.verlet()(round(stride / step))
-            dynamics.read()
-            return atoms.positions, atoms.get_momenta()
-
-        row("verlet-reference", step, round(stride / step), verlet)
-    for outer in RESPA:
-        row("respa", stride / outer, outer, respa(model, calculator, first, stride * FS / outer, outer))
+    for repeat in (1, 2):
+        system = repeated(start, repeat)
+        for name, stride in (("verlet", 1.0), *(("explicit", h) for h in STRIDES)):
+            method = "verlet-rival" if name == "verlet" else name
+            row = {
+                "method": f"{method}-wall",
+                "system": study.title,
+                "n_atoms": system.n_atoms,
+                "stride_fs": stride,
+            }
+            gradients = 1 if name == "verlet" else 2
+            row |= {"gradients_per_stride": gradients, "gradients_per_ps": 1000 * gradients / stride}
+            rows.append(row | {"wall_s_per_ps": study.wall(name, system, stride)})
     return rows
 
 
-def respa(model, calculator, system, h: float, steps: int):
-    """Kicks by what bonds and angles leave of the true forces, about their flow in inner steps of 0.25 fs."""
-    import jax
-    import jax.numpy as jnp
-    from ase import Atoms
-
-    from symstride.maps.bonded import BondedFlight
-    from symstride.phase import Phase, bodies
-    from symstride.units import FS
-
-    terms = model.bonded.terms(system.numbers, system.positions[0], system.cell, system.pbc, "the reference")
-    particles = replace(bodies(system.masses), bonded=terms)
-    flight = jax.jit(lambda z: BondedFlight(round(h / (0.25 * FS)))(z, h, particles)[0])
-    atoms = Atoms(system.numbers, cell=system.cell, pbc=system.pbc, calculator=calculator)
-
-    def slow(q):
-        atoms.positions = q
-        return jnp.asarray(atoms.get_forces()) - terms.force(q)
-
-    def move(start):
-        q, p = jnp.asarray(start.positions[0]), jnp.asarray(start.momenta[0])
-        for _ in range(steps):
-            z = flight(Phase(q, p + h / 2 * slow(q)))
-            q, p = z.q, z.p + h / 2 * slow(z.q)
-        return q, p
-
-    return move
-
-
-def thermal_errors(dq, dp, masses, stride: float) -> tuple[float, float]:
-    """Rms over thermal flight and over thermal momentum at 300 K."""
-    import numpy as np
-
-    from symstride.units import FS, KB
-
-    thermal = np.sqrt(masses * KB * 300)[:, None]
-    flight = thermal / masses[:, None] * stride * FS
-    return float(np.sqrt(np.mean((dq / flight) ** 2))), float(np.sqrt(np.mean((dp / thermal) ** 2)))
-
-
-def learned(model, configuration: dict, reference, stride: float, ps: float) -> dict:
-    runs, gradients, failed = simulate(model, stride, reference, ps, skin=SKIN, frame_fs=stride)
-    runs = with_energies(runs, calculator_of(configuration), 100)
-    errors = model.provenance["validation"]["strides_fs"][f"{stride:g}"]
-    named = {"method": "explicit", "system": SYSTEM}
-    return named | judged(model, stride, runs, reference, gradients, failed, errors)
+def repeated(t, n: int):
+    """The first frame, `n` times along each vector."""
+    images = np.stack(np.meshgrid(*[np.arange(n)] * 3, indexing="ij"), -1).reshape(-1, 3) @ t.cell
+    q = (t.positions[0] + images[:, None]).reshape(1, -1, 3)
+    tiles = len(images)
+    return replace(
+        t,
+        numbers=np.tile(t.numbers, tiles),
+        masses=np.tile(t.masses, tiles),
+        cell=n * t.cell,
+        positions=q,
+        momenta=np.tile(t.momenta[:1], (1, tiles, 1)),
+    )
 
 
 if __name__ == "__main__":

@@ -1,0 +1,193 @@
+"""A system with hydrogen, from its reference to a table: what water.py and molecules.py share."""
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+
+import numpy as np
+
+from one_stride import Pairs, learned, respa, verlet
+from rows import judged, simulate, with_energies
+from systems import make
+
+SKIN = 2.0  # Å
+POINTS = 32  # frames that errors of one stride are measured from
+
+
+@dataclass(frozen=True)
+class Study:
+    """One system: how its reference is made, what is learned of it, where its stages are kept."""
+
+    system: str  # of systems.py
+    title: str
+    work: Path
+    strides: tuple[float, ...]  # fs
+    network: dict
+    schedule: dict
+    data: dict = field(default_factory=dict)  # changes of its sample.yaml
+    temperature: float = 300.0  # K
+
+    def configuration(self) -> dict:
+        """What its reference is sampled with."""
+        import yaml
+
+        folder = self.work / "system"
+        if not (folder / "sample.yaml").exists():
+            make(self.system, folder, self.data.get("trajectories", 12))
+        return yaml.safe_load((folder / "sample.yaml").read_text()) | self.data
+
+    def model(self, name: str = "explicit"):
+        """The explicit map with bonded drifts and two kicks, a network each; `verlet`, a potential of that
+        size; `respa`, one about bonded drifts."""
+        from symstride.data.config import SampleConfig
+        from symstride.data.sample import sample
+        from symstride.model import load_model
+        from symstride.train.config import TrainConfig
+        from symstride.train.loop import train
+        from symstride.train.plots import describe
+
+        maps = {
+            "explicit": {"kind": "explicit", "drift": "bonded", "shared": False},
+            "verlet": {"kind": "verlet"},
+            "respa": {"kind": "verlet", "drift": "bonded"},
+        }
+        path = self.work / f"{name}.safetensors"
+        if not path.exists():
+            data = tuple(map(str, sample(SampleConfig.model_validate(self.configuration()))))
+            settings = maps[name] | {"strides_fs": self.strides, "network": self.network}
+            schedule = self.schedule | ({} if name == "explicit" else {"steps": self.schedule["steps"] // 4})
+            config = {"data": data, "map": settings, "schedule": schedule, "output": path}
+            train(
+                TrainConfig.model_validate(config),
+                lambda *at: print(describe(at[2]), flush=True) if at[2] else None,
+            )
+        return load_model(path)
+
+    def calculator(self):
+        from symstride.data.calculators import make_calculator
+        from symstride.data.config import CalculatorConfig
+
+        return make_calculator(CalculatorConfig.model_validate(self.configuration()["calculator"]))
+
+    def reference(self, trajectories: int, ps: float):
+        """Trajectories not trained on, a frame every 2 fs."""
+        from symstride.data import h5md
+        from symstride.data.config import SampleConfig
+        from symstride.data.sample import sample
+
+        configuration = self.configuration()
+        every = round(2 / configuration["timestep_fs"])
+        changes = {"temperature_K": self.temperature, "trajectories": trajectories, "length_ps": ps}
+        changes |= {"every": every, "seed": 1000, "output": self.work / "long", "segment_frames": 1000}
+        paths = sample(SampleConfig.model_validate(configuration | changes))
+        return [h5md.read(path) for path in paths]
+
+    def errors(self, reference, stride: float, steps, outer) -> list[dict]:
+        """Rows of one stride of each method: on the true forces with these `steps` of velocity Verlet and
+        `outer` steps of r-RESPA, on the rival potentials with the same, and learned."""
+        pairs = Pairs.of(reference, stride, POINTS, self.temperature)
+        calculator, explicit = self.calculator(), self.model()
+        rows = []
+        for step in (s for s in steps if s <= stride and (stride / s) % 1 < 1e-6):
+            count = round(stride / step)
+            rows.append(pairs.row("verlet-reference", step, count, verlet(calculator, pairs, step)))
+            ends = learned(self.model("verlet"), pairs, step, SKIN)
+            rows.append(pairs.row("verlet-rival", step, count, ends))
+        for step in (s for s in outer if s <= stride and (stride / s) % 1 < 1e-6):
+            count = round(stride / step)
+            rows.append(pairs.row("respa", step, count, respa(calculator, explicit.bonded, pairs, step)))
+            ends = learned(self.model("respa"), pairs, step, SKIN)
+            rows.append(pairs.row("respa-rival", step, count, ends))
+        rows.append(pairs.row("explicit", None, 2, learned(explicit, pairs, stride, SKIN)))
+        return [self._named(r) for r in rows]
+
+    def runs(
+        self, name: str, stride: float, starts, ps: float, frame_fs: float, bath: Callable | None = None
+    ):
+        """Each start by itself, so that one that fails stops no other; those done before are read."""
+        from symstride.data import h5md
+        from symstride.simulate.plan import simulation_of
+
+        model, found, energy = self.model(), [], self.calculator()
+        slots = [
+            simulation_of(model, t, stride, SKIN).particles(t.positions[0]).neighbors.slots for t in starts
+        ]
+        room = type(slots[0])(*map(max, zip(*slots, strict=True)))
+        for k, start in enumerate(starts):
+            path = self.work / f"{name}-{stride:g}-{k:03d}.h5"
+            if not path.exists():
+                (run,), gradients, failed = simulate(
+                    model, stride, [start], ps, skin=SKIN, frame_fs=frame_fs, room=room, bath=bath and bath(k)
+                )
+                (run,) = with_energies([run], energy, max(100, frame_fs))
+                h5md.write(path, replace(run, info={"gradients": gradients, "failed": failed}))
+            found.append(h5md.read(path))
+            print(path, found[-1].times[-1] / 1000, found[-1].info["failed"], flush=True)
+        return found
+
+    def run_row(self, name: str, stride: float, runs, reference) -> dict:
+        """All measures of runs whose starts may have ended at different times."""
+        failures = np.array([t.times[-1] if t.info["failed"] else np.inf for t in runs])
+        last = max(len(t.times) for t in runs)
+        longest = next(t.times for t in runs if len(t.times) == last)
+        whole = [_filled(t, longest) for t in runs]
+        gradients = float(np.mean([t.info["gradients"] for t in runs]))
+        failed = next((t.info["failed"] for t in runs if t.info["failed"]), None)
+        row = judged(self.model(), stride, whole, reference, gradients, failed, {}, failures)
+        return self._named({"method": name} | row)
+
+    def langevin(self, seed: int):
+        """A Langevin bath of 1 ps."""
+        from symstride.maps.thermostat import Langevin
+        from symstride.units import FS, KB
+
+        return lambda map: Langevin(map, KB * self.temperature, 1000 * FS, seed)
+
+    def wall(self, name: str, start, stride: float, replicas: int = 1, strides: int = 40) -> float:
+        """Seconds a picosecond of one replica: the median of five stretches."""
+        import jax.numpy as jnp
+
+        from symstride.phase import Phase
+        from symstride.simulate.plan import simulation_of
+
+        z = Phase(*(jnp.tile(getattr(start, x)[0], (replicas, 1)) for x in ("positions", "momenta")))
+        copies = replace(start, positions=np.asarray(z.q).reshape(replicas, -1, 3))
+        simulation = simulation_of(self.model(name), copies, stride, SKIN, replicas)
+        done = simulation.stretch(z, None, strides)
+        done = simulation.stretch(done.z, done.memory, strides, slots=done.slots)
+        walls = []
+        for _ in range(5):
+            began = time.perf_counter()
+            done = simulation.stretch(done.z, done.memory, strides, slots=done.slots)
+            walls.append((time.perf_counter() - began) / (strides * stride / 1000 * replicas))
+        return sorted(walls)[2]
+
+    def _named(self, row: dict) -> dict:
+        return {"system": self.title} | row
+
+
+def spread(reference, count: int):
+    """As many starts: frames of the trajectories, equally far apart."""
+    each = -(-count // len(reference))
+    starts = []
+    for n in range(each):
+        for t in reference:
+            k = n * len(t.times) // each
+            starts.append(replace(t, positions=t.positions[k : k + 1], momenta=t.momenta[k : k + 1]))
+    return starts[:count]
+
+
+def _filled(t, times):
+    """A trajectory as long as the others: what is missing repeats its last frame, without an energy."""
+    more = len(times) - len(t.times)
+    held = {
+        x: np.concatenate([getattr(t, x), np.repeat(getattr(t, x)[-1:], more, 0)])
+        for x in ("positions", "momenta")
+    }
+    rest = {
+        x: np.pad(getattr(t, x), (0, more), constant_values=np.nan)
+        for x in ("energies", "heat")
+        if getattr(t, x) is not None
+    }
+    return replace(t, times=times, **held, **rest)

@@ -1,0 +1,112 @@
+"""Molecules in vacuum at 300 K: ethanol and paracetamol with GFN2-xTB, alanine dipeptide with Amber14 in OpenMM. A
+learned map with bonded drifts, and velocity Verlet and r-RESPA on the reference's own forces and on potentials
+of the same network.
+
+    python benchmarks/molecules.py NAME … [--work DIR] [--ps 20] [--starts 8]
+
+NAME: ethanol, paracetamol, dipeptide. Writes benchmarks/results/NAME.json; each stage is kept in DIR/NAME.
+"""
+
+import argparse
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+
+from hydrogen import Study, spread
+from rows import kept, print_row, write
+
+RESULTS = Path(__file__).parent / "results"
+STRIDES = (4.0, 6.0)  # fs
+VERLET = (0.25, 0.5, 1.0, 2.0)  # fs
+RESPA = (1.0, 2.0, 3.0, 4.0, 6.0)
+REFERENCE = (4, 8.0)  # trajectories, ps
+FRAME_FS = 24.0
+SIDE_BY_SIDE = 32  # replicas that the wall is also measured of
+DATA = {"trajectories": 16, "temperature_K": [300, 300, 400, 500], "thermalize_ps": 1.0, "length_ps": 1.6}
+STUDY = Study(
+    system="",
+    title="",
+    work=Path("molecules.part"),
+    strides=STRIDES,
+    network={"cutoff": 5.5, "nearest": 0.85},
+    schedule={"force_steps": 600, "steps": 4000, "frames": 32, "validate_every": 400},
+    data=DATA,
+)
+TITLES = {
+    "ethanol": "ethanol GFN2-xTB 300 K",
+    "paracetamol": "paracetamol GFN2-xTB 300 K",
+    "dipeptide": "alanine dipeptide Amber14 300 K",
+}
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("names", nargs="+", choices=list(TITLES))
+    arguments.add_argument("--work", type=Path, default=STUDY.work)
+    arguments.add_argument("--ps", type=float, default=20.0)
+    arguments.add_argument("--starts", type=int, default=8)
+    given = arguments.parse_args()
+    for name in given.names:
+        study = replace(STUDY, system=name, title=TITLES[name], work=given.work / name)
+        write(RESULTS / f"{name}.json", rows_of(study, given.ps, given.starts))
+
+
+def rows_of(study: Study, ps: float, starts: int) -> list[dict]:
+    reference = study.reference(*REFERENCE)
+    rows = []
+    for stride in STRIDES:
+        path = study.work / f"errors-{stride:g}.json"
+        rows += kept(path, lambda h=stride: study.errors(reference, h, VERLET, RESPA))
+    for stride in STRIDES:
+        for name, bath in (("nve", None), ("langevin", study.langevin)):
+            runs = study.runs(name, stride, spread(reference, starts), ps, FRAME_FS, bath)
+            rows.append(study.run_row(f"explicit-{name}", stride, runs, reference))
+    rows += kept(study.work / "walls.json", lambda: walls(study, reference[0]))
+    for row in rows:
+        print_row(row)
+    return rows
+
+
+def walls(study: Study, start) -> list[dict]:
+    """Seconds a picosecond of one molecule: of the reference at 0.5 fs, the rival at 1 fs, the learned map; the
+    last two also of many replicas side by side."""
+    rows = [{"method": "verlet-reference-wall", "stride_fs": 0.5, "gradients_per_stride": 1}]
+    rows[0]["wall_s_per_ps"] = reference_wall(study, start, 0.5)
+    for replicas in (1, SIDE_BY_SIDE):
+        for name, method, stride in (
+            ("verlet", "verlet-rival", 1.0),
+            *(("explicit",) * 2 + (h,) for h in STRIDES),
+        ):
+            row = {"method": f"{method}-wall", "stride_fs": stride, "replicas": replicas}
+            row["gradients_per_stride"] = 1 if name == "verlet" else 2
+            rows.append(row | {"wall_s_per_ps": study.wall(name, start, stride, replicas=replicas)})
+    for row in rows:
+        row["system"], row["n_atoms"] = study.title, start.n_atoms
+        row["gradients_per_ps"] = 1000 * row["gradients_per_stride"] / row["stride_fs"]
+    return rows
+
+
+def reference_wall(study: Study, start, step: float) -> float:
+    from ase import Atoms
+
+    from symstride.data.dynamics import make_dynamics
+
+    atoms = Atoms(start.numbers, start.positions[0], cell=start.cell, pbc=start.pbc)
+    atoms.set_masses(start.masses)
+    atoms.set_momenta(start.momenta[0])
+    atoms.calc = study.calculator()
+    dynamics = make_dynamics(atoms, step)
+    move, steps, taken = dynamics.verlet(), 200, []
+    move(10)
+    for _ in range(5):
+        began = time.perf_counter()
+        move(steps)
+        dynamics.read()
+        taken.append((time.perf_counter() - began) / (steps * step / 1000))
+    return float(np.median(taken))
+
+
+if __name__ == "__main__":
+    main()
