@@ -1,6 +1,7 @@
-"""Molecules in vacuum at 300 K: ethanol and paracetamol with GFN2-xTB, alanine dipeptide with Amber14 in OpenMM. A
-learned map with bonded drifts, and velocity Verlet and r-RESPA on the reference's own forces and on potentials
-of the same network.
+"""Molecules in vacuum at 300 K: ethanol and paracetamol with GFN2-xTB, alanine dipeptide with Amber14.
+
+A learned map with bonded drifts, and velocity Verlet and r-RESPA on the reference's own forces and on
+potentials of the same network.
 
     python benchmarks/molecules.py NAME … [--work DIR] [--ps 20] [--starts 8]
 
@@ -70,8 +71,8 @@ def rows_of(study: Study, ps: float, starts: int) -> list[dict]:
 
 
 def walls(study: Study, start) -> list[dict]:
-    """Seconds a picosecond of one molecule: of the reference at 0.5 fs, the rival at 1 fs, the learned map; the
-    last two also of many replicas side by side."""
+    """Seconds a picosecond of one molecule: of the reference at 0.5 fs, the rival at 1 fs, the learned map;
+    of the last two also with many replicas side by side."""
     rows = [{"method": "verlet-reference-wall", "stride_fs": 0.5, "gradients_per_stride": 1}]
     rows[0]["wall_s_per_ps"] = reference_wall(study, start, 0.5)
     for replicas in (1, SIDE_BY_SIDE):
