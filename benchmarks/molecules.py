@@ -75,11 +75,9 @@ def walls(study: Study, start) -> list[dict]:
     of the last two also with many replicas side by side."""
     rows = [{"method": "verlet-reference-wall", "stride_fs": 0.5, "gradients_per_stride": 1}]
     rows[0]["wall_s_per_ps"] = reference_wall(study, start, 0.5)
+    models = [("verlet", "verlet-rival", 1.0), *(("explicit", "explicit", h) for h in STRIDES)]
     for replicas in (1, SIDE_BY_SIDE):
-        for name, method, stride in (
-            ("verlet", "verlet-rival", 1.0),
-            *(("explicit",) * 2 + (h,) for h in STRIDES),
-        ):
+        for name, method, stride in models:
             row = {"method": f"{method}-wall", "stride_fs": stride, "replicas": replicas}
             row["gradients_per_stride"] = 1 if name == "verlet" else 2
             rows.append(row | {"wall_s_per_ps": study.wall(name, start, stride, replicas=replicas)})
