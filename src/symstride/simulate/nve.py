@@ -16,7 +16,7 @@ from symstride.maps.composition import combine
 from symstride.maps.processed import Processed, kernel_of
 from symstride.maps.substepping import Substepping
 from symstride.maps.thermostat import Bath, Thermostat, within
-from symstride.neighbors import NO_SLOTS, Neighbors, Slots, join, neighbor_list
+from symstride.neighbors import NO_SLOTS, AnyArray, Neighbors, Slots, join, neighbor_list
 from symstride.phase import Particles, Phase, Status
 from symstride.units import FS
 
@@ -27,17 +27,17 @@ SHORT = 1e-3 * FS  # a stride so short that a map does nothing but push with its
 class Tally(eqx.Module):
     """What some strides have used."""
 
-    strides: Array  # [] int
-    gradients: Array  # [replicas] int
-    processing: Array  # [replicas] int, gradients of a processor
+    strides: AnyArray  # [] int
+    gradients: AnyArray  # [replicas] int
+    processing: AnyArray  # [replicas] int, gradients of a processor
 
 
 class Frames(eqx.Module):
     """Frames kept on the device, [F + 1, M, 3]; the last takes what is not kept."""
 
-    q: Array
-    p: Array
-    heat: Array  # [F + 1, replicas]
+    q: AnyArray
+    p: AnyArray
+    heat: AnyArray  # [F + 1, replicas]
 
 
 @dataclass(frozen=True)
@@ -144,22 +144,21 @@ class Simulation:
         """
         found = particles is None  # here, at z
         particles = self.particles(z.q, slots) if particles is None else particles
-        none = jnp.zeros(self.replicas, int)
-        tally = Tally(jnp.zeros((), int), none, none)
+        none = np.zeros(self.replicas, int)  # of numpy: jax takes long to make one
+        tally = Tally(np.zeros((), int), none, none)
         skin, done, failure = self.skin, 0, None
         if memory is None:
             z, memory, tally, last = _begin(
-                self.map, z, tally, jnp.asarray(self.h), particles, jnp.asarray(skin / 2)
+                self.map, z, tally, jnp.asarray(self.h), particles, np.asarray(skin / 2)
             )
             failure = None if bool(last.accepted) else self._failure(last, 0)
-        kept = Frames(
-            *(jnp.zeros((frames + 1, *shape)) for shape in (z.q.shape, z.q.shape, (self.replicas,)))
-        )
-        h, target, at = (jnp.asarray(x) for x in (self.h, strides, (begin, every or begin + strides + 1)))
+        kept = Frames(*(np.zeros((frames + 1, *shape)) for shape in (z.q.shape, z.q.shape, (self.replicas,))))
+        h, target = jnp.asarray(self.h), np.asarray(strides)
+        at = np.asarray(begin), np.asarray(every or begin + strides + 1)
         while failure is None:
             slots = particles.neighbors.slots
             z, memory, tally, kept, last = _strides(
-                self.map, z, memory, tally, kept, h, particles, target, jnp.asarray(skin / 2), at
+                self.map, z, memory, tally, kept, h, particles, target, np.asarray(skin / 2), at
             )
             fresh, done = found and int(tally.strides) == done, int(tally.strides)
             found = True
@@ -178,8 +177,8 @@ class Simulation:
                 skin = self.skin
             particles = self.particles(z.q, slots, skin)
         count = (begin + done) // every - begin // every if every else 0
-        positions, momenta = np.asarray(kept.q[:count]), np.asarray(kept.p[:count])
-        heat = np.asarray(kept.heat[:count]) if isinstance(self.map, Thermostat) else None
+        positions, momenta = np.asarray(kept.q)[:count], np.asarray(kept.p)[:count]
+        heat = np.asarray(kept.heat)[:count] if isinstance(self.map, Thermostat) else None
         used = np.asarray(tally.gradients), np.asarray(tally.processing)
         return Stretch(z, memory, done, *used, positions, momenta, heat, particles, failure)
 
@@ -222,7 +221,7 @@ class Last(eqx.Module):
     excursion: Array  # [] Å
 
     @staticmethod
-    def of(start: Phase, end: Phase, status: Status, particles: Particles, reach: Array) -> "Last":
+    def of(start: Phase, end: Phase, status: Status, particles: Particles, reach: AnyArray) -> "Last":
         moved = jnp.max(jnp.abs(particles.per_replica(end.q - start.q + 0 * end.p)), axis=1)
         sound = status.converged & jnp.isfinite(moved)
         accepted = jnp.all(sound) & (status.excursion <= reach)
@@ -231,7 +230,7 @@ class Last(eqx.Module):
 
 @eqx.filter_jit
 def _begin(
-    map: Map, z: Phase, tally: Tally, h: Array, particles: Particles, reach: Array
+    map: Map, z: Phase, tally: Tally, h: Array, particles: Particles, reach: AnyArray
 ) -> tuple[Phase, Any, Tally, Last]:
     """Where the strides begin, the memory there and how well it was found."""
     if not isinstance(map, Processed):
@@ -280,7 +279,10 @@ def _strides(
         slot = jnp.where(last.accepted & due, number // every - begin // every - 1, spare)
         heat = memory1.heat if isinstance(memory1, Bath) else none
         kept = Frames(
-            *(x.at[slot].set(y) for x, y in ((kept.q, frame.q), (kept.p, frame.p), (kept.heat, heat)))
+            *(
+                jnp.asarray(x).at[slot].set(y)
+                for x, y in ((kept.q, frame.q), (kept.p, frame.p), (kept.heat, heat))
+            )
         )
         return z, memory, tally, kept, last
 

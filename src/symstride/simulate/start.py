@@ -6,6 +6,7 @@ from glob import glob
 from pathlib import Path
 
 import numpy as np
+from ase import Atoms
 
 from symstride.data import h5md
 from symstride.data.checks import check_trajectory
@@ -80,6 +81,13 @@ def read_start(source: Path, replicas: int | None = None, frame: int = -1, *, dr
     )
 
 
+def start_of(atoms: Atoms) -> Start:
+    """Atoms of ASE, as they are, for one replica; momenta may be zero. Raises DataError as `read_start`."""
+    one, temperature = _frame_of(atoms, "atoms")
+    system = one.numbers, one.masses, one.cell, one.pbc
+    return Start(*system, one.positions, one.momenta, temperature, "atoms")
+
+
 def _paths(source: Path) -> list[Path]:
     if source.is_dir():
         paths = sorted(p for p in source.iterdir() if p.suffix in H5MD)
@@ -106,13 +114,18 @@ def _read(path: Path, frame: int) -> tuple[Trajectory, float]:
         if not path.exists():
             raise DataError(f"{path}: no such file")
         file = path if frame == -1 else Path(f"{path}@{frame}")  # ASE's way to name a frame
-        atoms = build_structure(StructureConfig(file=file))
-        q, p = atoms.get_positions(), atoms.get_momenta()
-        numbers, masses, pbc = atoms.numbers, atoms.get_masses(), np.asarray(atoms.pbc, bool)
-        cell = np.where(pbc[:, None], atoms.cell.array, 0.0)
-        temperature = float(np.sum(p**2 / masses[:, None])) / max(3 * len(q) - 3, 1) / KB
+        return _frame_of(build_structure(StructureConfig(file=file)), str(path))
     one = Trajectory(numbers, masses, cell, pbc, np.zeros(1), q[None], p[None])
     return check_trajectory(one, str(path)), temperature
+
+
+def _frame_of(atoms: Atoms, where: str) -> tuple[Trajectory, float]:
+    """The atoms as they are, and the temperature (K) of their momenta."""
+    q, p, masses, pbc = atoms.get_positions(), atoms.get_momenta(), atoms.get_masses(), atoms.get_pbc()
+    cell = np.where(pbc[:, None], atoms.cell.array, 0.0)
+    temperature = float(np.sum(p**2 / masses[:, None])) / max(3 * len(q) - 3, 1) / KB
+    one = Trajectory(atoms.get_atomic_numbers(), masses, cell, pbc, np.zeros(1), q[None], p[None])
+    return check_trajectory(one, where), temperature
 
 
 def draw_momenta(start: Start, temperature: float, seed: int, forces: np.ndarray) -> np.ndarray:

@@ -1,5 +1,6 @@
 """Strides of a system that an engine owns, which hands positions and momenta over and takes them back."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import equinox as eqx
@@ -7,7 +8,9 @@ import jax.numpy as jnp
 import numpy as np
 
 from symstride.errors import ConfigError, SimulationError
+from symstride.maps.base import Map
 from symstride.maps.processed import Processed
+from symstride.maps.thermostat import Bath, Thermostat
 from symstride.model import Model
 from symstride.neighbors import NO_SLOTS
 from symstride.phase import Particles, Phase
@@ -23,8 +26,9 @@ class Strides:
     those it left, the first guess of an implicit one. Positions may be wrapped between calls or not.
 
     **Arguments:** `start` is the system, one replica of it; `stride_fs` None takes the model's longest,
-    `skin` (Å) None the usual one for `temperature` (K). Raises ConfigError for a stride that the model was
-    not trained for and for processed models, DataError for elements and bonds that it does not know.
+    `skin` (Å) None the usual one for `temperature` (K); `bath` puts a thermostat around the model's map.
+    Raises ConfigError for a stride that the model was not trained for and for processed models, DataError for
+    elements and bonds that it does not know.
     """
 
     def __init__(
@@ -34,6 +38,7 @@ class Strides:
         stride_fs: float | None = None,
         temperature: float = 300.0,
         skin: float | None = None,
+        bath: Callable[[Map], Thermostat] | None = None,
     ):
         if isinstance(model.map, Processed):
             raise ConfigError(
@@ -45,10 +50,17 @@ class Strides:
         self.warnings = unfamiliar(model, start, self.stride_fs, temperature)
         self.gradients = self.strides = 0  # used and taken so far
         self._simulation = simulation_of(model, start, self.stride_fs, skin)
+        if bath is not None:
+            self._simulation = replace(self._simulation, map=bath(model.map))
         self._memory = None
         self._particles: Particles | None = None
         self._z = Phase(jnp.asarray(start.positions[0]), jnp.asarray(start.momenta[0]))
         self._left: np.ndarray | None = None  # positions as they were handed back
+
+    @property
+    def heat(self) -> float:
+        """eV that the bath has put in: the energy less this is what the model's map has to conserve."""
+        return float(self._memory.heat[0]) if isinstance(self._memory, Bath) else 0.0
 
     def advance(
         self, positions: np.ndarray, momenta: np.ndarray, cell: np.ndarray, strides: int = 1

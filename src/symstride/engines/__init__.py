@@ -1,0 +1,1 @@
+"""Other programs' molecular dynamics, moved by a model's strides."""

@@ -1,0 +1,227 @@
+"""ASE's molecular dynamics, moved by a model's strides."""
+
+import math
+import warnings
+from collections.abc import Callable, Iterator
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from ase import Atoms
+from ase.calculators.singlepoint import SinglePointCalculator
+from ase.constraints import FixCom
+from ase.md.logger import MDLogger
+from ase.md.md import MolecularDynamics
+
+from symstride.errors import ConfigError, SymstrideWarning
+from symstride.maps import thermostat
+from symstride.maps.base import Map
+from symstride.model import Model, load_model
+from symstride.simulate.start import start_of
+from symstride.simulate.strides import Strides
+from symstride.units import FS, KB
+
+ROUNDING = 1e-9  # of the sum of all momenta's sizes: a total momentum below it is none
+
+
+class StrideDynamics(MolecularDynamics):
+    """What the dynamics of this module share. A step is a stride, and forces are never asked for.
+
+    Positions, momenta and the cell may be changed between steps, other atoms need a new object. Of the
+    constraints `FixCom` alone is kept: it takes the total momentum away, and no map brings one back. A
+    calculator is not needed; with one, whoever asks for energies gets them: `logfile`, which has nan in their
+    place otherwise, or `Trajectory(…, properties=["energy"])`. A frame of `trajectory` has them if the logger
+    asked there.
+
+    **Arguments:** `model` is one, or the path of one; `timestep` the stride in ASE's unit of time, None the
+    model's longest; `keywords` are those of `ase.md.md.MolecularDynamics`. What the model was not trained for
+    gives a SymstrideWarning. Raises ConfigError for a stride it was not trained for, a processed model and
+    constraints, DataError for elements and bonds that it does not know and atoms that overlap.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        model: Model | Path | str,
+        timestep: float | None = None,
+        *,
+        bath: Callable[[Map], thermostat.Thermostat] | None = None,
+        temperature_K: float | None = None,
+        logfile: Any = None,
+        loginterval: int = 1,
+        **keywords: Any,
+    ):
+        self.model = model if isinstance(model, Model) else load_model(Path(model))
+        self._start = start_of(atoms)
+        temperature = temperature_K or self._start.temperature
+        stride_fs = None if timestep is None else timestep / FS
+        self._strides = Strides(self.model, self._start, stride_fs, temperature, bath=bath)
+        self.atoms, self.dt = atoms, self._strides.stride_fs * FS
+        self._check()  # before a file is touched
+        super().__init__(atoms, self.dt, loginterval=loginterval, **keywords)
+        for warning in self._strides.warnings:
+            warnings.warn(warning, SymstrideWarning, stacklevel=3)
+        if logfile:  # before the trajectory, which writes what is known
+            logger = self.closelater(Logger(self, atoms, logfile, comm=self.comm))
+            self.insert_observer(logger, 0, loginterval)
+
+    @property
+    def transferred_energy(self) -> float:
+        """The heat, eV, that a bath has put in so far."""
+        return self._strides.heat
+
+    def get_conserved_energy(self) -> float:
+        """eV, of the atoms' calculator: the total energy less the heat."""
+        consistent = "free_energy" in getattr(self.atoms.calc, "implemented_properties", ())
+        potential = self.atoms.get_potential_energy(force_consistent=consistent)
+        return float(potential + self.atoms.get_kinetic_energy() - self.transferred_energy)
+
+    def step(self) -> None:
+        """One stride. Raises SimulationError and ConvergenceError where it fails, with the atoms left as they
+        were, and ConfigError where they have become others."""
+        self._check()
+        atoms = self.atoms
+        q, p = self._strides.advance(atoms.get_positions(), atoms.get_momenta(), atoms.cell.array)
+        atoms.set_positions(q, apply_constraint=False)
+        atoms.set_momenta(p, apply_constraint=False)
+
+    def irun(self, steps: int = 50) -> Iterator[bool]:
+        """As ASE's, without the forces."""
+        self.max_steps = self.nsteps + steps
+        if self.nsteps == 0:
+            self.log()
+            self.call_observers()
+        yield self.nsteps == self.max_steps
+        while self.nsteps < self.max_steps:
+            self.step()
+            self.nsteps += 1
+            self.log()
+            self.call_observers()
+            yield self.nsteps == self.max_steps
+
+    def todict(self) -> dict[str, Any]:
+        return super().todict() | {"map": self.model.config.kind}
+
+    def _check(self) -> None:
+        """That the atoms are still those of the start, and free."""
+        atoms, start = self.atoms, self._start
+        for name, now, then in (
+            ("numbers", atoms.numbers, start.numbers),
+            ("masses", atoms.get_masses(), start.masses),
+            ("pbc", atoms.pbc, start.pbc),
+            ("timestep", self.dt, self._strides.stride_fs * FS),
+        ):
+            if not np.array_equal(now, then):
+                raise ConfigError(
+                    f"{name}: changed since this {type(self).__name__} was made: make a new one"
+                )
+        for constraint in atoms.constraints:
+            if type(constraint) is not FixCom:
+                raise ConfigError(
+                    f"constraints: {type(constraint).__name__} cannot be kept: the map was learned of atoms "
+                    "that all move freely; remove it (FixCom can stay)"
+                )
+            self._stop_drift()
+
+    def _stop_drift(self) -> None:
+        p = self.atoms.get_momenta()
+        total = np.linalg.norm(p.sum(axis=0))
+        if total > ROUNDING * np.abs(p).sum():
+            message = f"FixCom: a total momentum of {total:.3g} √(eV·u) was taken away"
+            warnings.warn(message, SymstrideWarning, stacklevel=5)
+            self.atoms.set_momenta(p)
+
+
+class NVE(StrideDynamics):
+    """Constant energy: the model's map alone. **Arguments:** those of `StrideDynamics`."""
+
+    def __init__(
+        self, atoms: Atoms, model: Model | Path | str, timestep: float | None = None, **keywords: Any
+    ):
+        super().__init__(atoms, model, timestep, **keywords)
+
+
+class Langevin(StrideDynamics):
+    """The model's map between two halves of friction and white noise (`symstride.maps.thermostat.Langevin`).
+
+    The total momentum is kept, and the 3N − 3 degrees of freedom about it have the temperature; ASE's
+    `get_temperature` counts 3N, unless `FixCom` is among the constraints. A seed gives the noise that it
+    gives in `symstride run`.
+
+    **Arguments:** those of `StrideDynamics`, `temperature_K`, `friction` in 1 / ASE's unit of time, `seed`.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        model: Model | Path | str,
+        timestep: float | None = None,
+        *,
+        temperature_K: float,
+        friction: float,
+        seed: int = 0,
+        **keywords: Any,
+    ):
+        _check_bath(seed, temperature_K=temperature_K, friction=friction)
+        self._given = {"temperature_K": temperature_K, "friction": friction, "seed": seed}
+        bath = partial(thermostat.Langevin, kT=KB * temperature_K, time=1 / friction, seed=seed)
+        super().__init__(atoms, model, timestep, bath=bath, temperature_K=temperature_K, **keywords)
+
+    def todict(self) -> dict[str, Any]:
+        return super().todict() | self._given
+
+
+class CSVR(StrideDynamics):
+    """The model's map between two halves of stochastic velocity rescaling
+    (`symstride.maps.thermostat.VelocityRescaling`): ASE's `Bussi`.
+
+    **Arguments:** those of `StrideDynamics`, `temperature_K`, `taut` in ASE's unit of time, in which the
+    kinetic energy relaxes, `seed`. Momenta and degrees of freedom as in `Langevin`. Raises ConfigError where
+    all momenta are zero.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        model: Model | Path | str,
+        timestep: float | None = None,
+        *,
+        temperature_K: float,
+        taut: float,
+        seed: int = 0,
+        **keywords: Any,
+    ):
+        _check_bath(seed, temperature_K=temperature_K, taut=taut)
+        if not atoms.get_momenta().any():
+            raise ConfigError(
+                "momenta: all are zero, and no factor heats them; draw them, as "
+                "ase.md.velocitydistribution.MaxwellBoltzmannDistribution does"
+            )
+        self._given = {"temperature_K": temperature_K, "taut": taut, "seed": seed}
+        bath = partial(thermostat.VelocityRescaling, kT=KB * temperature_K, time=taut, seed=seed)
+        super().__init__(atoms, model, timestep, bath=bath, temperature_K=temperature_K, **keywords)
+
+    def todict(self) -> dict[str, Any]:
+        return super().todict() | self._given
+
+
+class Logger(MDLogger):
+    """ASE's, with nan for energies where no calculator can tell them."""
+
+    def __call__(self) -> None:
+        calculator = self.atoms.calc
+        if calculator is None or isinstance(calculator, SinglePointCalculator):  # of a file: knows no other q
+            self.atoms.calc = SinglePointCalculator(self.atoms, energy=math.nan)
+        try:
+            super().__call__()
+        finally:
+            self.atoms.calc = calculator
+
+
+def _check_bath(seed: int, **positive: float) -> None:
+    for name, value in positive.items():
+        if not 0 < value < math.inf:
+            raise ConfigError(f"{name}: {value} is not right: it must be greater than 0")
+    if seed < 0:
+        raise ConfigError(f"seed: {seed} is not right: it must be 0 or more")
