@@ -1,1 +1,1 @@
-"""Other programs' molecular dynamics, moved by a model's strides."""
+"""Learned maps in the programs where people already work."""
