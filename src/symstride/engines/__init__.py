@@ -1,0 +1,1 @@
+"""Learned maps in the programs where people already work."""
