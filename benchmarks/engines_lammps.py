@@ -63,7 +63,7 @@ def native(model: Model, atoms: Atoms, stride_fs: float) -> Callable[[int], None
 def main() -> None:
     model = load_model(MODEL)
     atoms = bulk("Al", cubic=True) * (4, 4, 4)
-    thermalize_momenta(atoms, temperature_K=600, rng=np.random.default_rng(0))
+    thermalize_momenta(atoms, temperature_K=400, rng=np.random.default_rng(0))
     ways = {"native": native(model, atoms, 32.0), "LAMMPS": stepper(model, atoms, 32.0)}
     spent = {name: [] for name in ways}
     for block in range(BLOCKS + 1):
