@@ -181,8 +181,10 @@ def test_a_stride_that_fails_ends_the_run(model, holding):
             strides.run(10)
         np.testing.assert_allclose(held(lmp)[0], q, atol=1e-12)  # wrapped anew
     v[:] = kept
+    lmp.command("reset_timestep 0")
     strides.run(2)  # goes on
     assert strides.strides.strides == 4
+    assert lmp.extract_global("ntimestep") == 2
     with pytest.raises(Exception, match="ERROR: "):  # one of LAMMPS's own
         strides.run(1, "start 100")
 

@@ -68,8 +68,8 @@ class LammpsStrides:
     LAMMPS calls it by a `fix external` after its own force computation. What comes later in a step (fixes
     that act at its end, such as temp/csvr, then computes, thermo output and dumps) sees the state after the
     stride, positions wrapped and image flags kept as LAMMPS does. Energies of a pair style would be those of
-    the step before, so none but `zero` is taken; LAMMPS's `rerun` of a dump gives them. Its own
-    commands `run` and `minimize` end at once, with a message, until `unfix symstride`.
+    the step before, so none but `zero` is taken; LAMMPS's `rerun` of a dump gives them. Its own commands
+    `run` and `minimize` end at once, with a message, until `unfix symstride`.
 
     **Arguments:** `lmp` holds the atoms, in units metal, on one process; its timestep is the stride.
     `elements` are those of type 1, 2, …; None tells them from masses. Warns (SymstrideWarning) of what the
@@ -87,7 +87,7 @@ class LammpsStrides:
         for warning in self.strides.warnings:
             warnings.warn(warning, SymstrideWarning, stacklevel=2)
         self._ids = np.sort(lmp.numpy.extract_atom("id")[: len(start.numbers)])
-        self._masses, self._pbc = start.masses[:, None], start.pbc
+        self._masses = start.masses[:, None]
         self._held = start.positions[0]  # by id, never wrapped
         self._failure: BaseException | None = None
         self._running = self._stopped = False
@@ -148,7 +148,7 @@ class LammpsStrides:
         seen = x[order]
         apart = seen - self._held
         images = np.round(apart @ np.linalg.pinv(cell)) @ cell
-        if np.max(np.abs(apart - images)) > SAME:  # moved by more than wrapping
+        if not np.max(np.abs(apart - images)) <= SAME:  # moved by more than wrapping
             self._held, images = seen, 0.0
         momenta = self._masses * v[order] / PS
         self._held, momenta = self.strides.advance(self._held, momenta, cell)
