@@ -16,6 +16,8 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+from engines_ipi import ipi
+from engines_lammps import lammps
 from rows import write
 
 RESULTS = Path(__file__).parent / "results" / "engines.json"
@@ -67,7 +69,11 @@ def ase(model: Path, atoms, stride_fs: float) -> Stepper:
     return step
 
 
-ENGINES = {"ase": ase}  # of a model's path, atoms that are its own, and a stride in fs
+ENGINES = {
+    "ase": ase,
+    "i-pi": ipi,
+    "lammps": lammps,
+}  # of a model's path, its own atoms, a stride in fs
 
 
 def main() -> None:

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from contextlib import chdir
+from pathlib import Path
 from tempfile import TemporaryDirectory
 
 XML = """
@@ -24,12 +25,12 @@ XML = """
 """
 
 
-def ipi(model, start, stride_fs: float) -> Callable[[int], object]:
-    """`advance(strides)` of an i-PI simulation at constant energy; returns positions [N, 3], Å."""
-    from ase.data import chemical_symbols
+def ipi(model: Path, atoms, stride_fs: float) -> Callable[[int], tuple]:
+    """`symstride.engines.ipi.nve`."""
     from ipi.scripting import InteractiveSimulation
 
     from symstride.engines import ipi as engine
+    from symstride.model import load_model
 
     def numbers(x) -> list[float]:
         return x.ravel().tolist()
@@ -38,19 +39,20 @@ def ipi(model, start, stride_fs: float) -> Callable[[int], object]:
     with chdir(folder.name):
         simulation = InteractiveSimulation(
             XML.format(
-                positions=numbers(start.positions[0] * engine.LENGTH),
-                momenta=numbers(start.momenta[0] * engine.MOMENTUM),
-                masses=numbers(start.masses * engine.MASS),
-                labels="[" + ", ".join(chemical_symbols[n] for n in start.numbers) + "]",
-                cell=numbers(start.cell.T * engine.LENGTH),
+                positions=numbers(atoms.get_positions() * engine.LENGTH),
+                momenta=numbers(atoms.get_momenta() * engine.MOMENTUM),
+                masses=numbers(atoms.get_masses() * engine.MASS),
+                labels="[" + ", ".join(atoms.symbols) + "]",
+                cell=numbers(atoms.cell.array.T * engine.LENGTH),
                 stride_fs=stride_fs,
             )
         )
-    simulation.set_motion_step(engine.nve(model, stride_fs))
+    simulation.set_motion_step(engine.nve(load_model(model), stride_fs))
 
-    def advance(strides: int):
+    def step(strides: int):
         with chdir(folder.name):  # i-PI writes a RESTART after each call
             simulation.run(strides)
-        return simulation.syslist[0].beads.q[0].reshape(-1, 3) / engine.LENGTH
+        beads = simulation.syslist[0].beads
+        return beads.q[0].reshape(-1, 3) / engine.LENGTH, beads.p[0].reshape(-1, 3) / engine.MOMENTUM
 
-    return advance
+    return step
