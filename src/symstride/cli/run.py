@@ -33,9 +33,11 @@ def command(
         typer.Option(help="strides an implicit map does not solve: end, or divide"),
     ] = "raise",
     thermostat: Annotated[
-        Literal["langevin", "csvr"] | None, typer.Option(help="a heat bath of the given temperature")
+        Literal["langevin", "csvr", "ghmc"] | None,
+        typer.Option(help="a heat bath of the given temperature; ghmc: strides accepted by true energies"),
     ] = None,
     thermostat_ps: Annotated[float, typer.Option(help="in which it forgets momenta")] = 1.0,
+    ghmc_strides: Annotated[int, typer.Option(help="of ghmc: from one true energy to the next")] = 1,
     extxyz: Annotated[bool, typer.Option("--extxyz", help="write extended XYZ files too")] = False,
 ) -> None:
     """Run a model with long strides, at constant energy or in a heat bath; run again to go on after a
@@ -60,6 +62,7 @@ def command(
         unsolved=unsolved,
         thermostat=thermostat,
         thermostat_ps=thermostat_ps,
+        ghmc_strides=ghmc_strides,
         extxyz=extxyz,
     )
     before = Output(out).record().get("status")
@@ -82,11 +85,14 @@ def command(
         return
     rate, used = record["wall_s_per_ps"], record["settings"]
     extra = record["processor_gradients_per_output"]
+    moves, independent = record["moves"], record.get("independent") or {}
     typer.echo(
         f"{out}: {used['replicas']} × {record['length_ps']:g} ps at {used['stride_fs']:g} fs, "
         f"{record['gradients_per_stride']:.3g} gradients a stride"
         + (f", {extra:.2g} more at an output" if extra is not None else "")
         + (f", {record['divided_strides']} strides divided" if used["unsolved"] == "substep" else "")
+        + (f", {moves['acceptance']:.3g} of the moves accepted" if moves else "")
+        + (", {true_energies_per_sample:.3g} energies a sample".format(**independent) if independent else "")
         + (f", {rate:.3g} s/ps" if rate else "")
     )
 

@@ -65,21 +65,22 @@ class Thermostat(Map):
         self, z: Phase, memory: Bath, h: float | Array, particles: Particles
     ) -> tuple[Phase, Bath, Status]:
         key, before, after = jax.random.split(memory.key, 3)
-        z, given = self._bathed(z, h, particles, before)
+        z, given = self.bathe(z, jnp.asarray(h) / 2, particles, before)
         z, inner, status = self.map.step(z, memory.inner, h, particles)  # forces do not depend on momenta
-        z, more = self._bathed(z, h, particles, after)
+        z, more = self.bathe(z, jnp.asarray(h) / 2, particles, after)
         return z, Bath(inner, key, memory.heat + given + more), status
 
     def inverse(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:
         raise ModelError(f"{type(self).__name__} has no inverse: its noise is not known beforehand")
 
-    def _bathed(self, z: Phase, h: float | Array, particles: Particles, key: Array) -> tuple[Phase, Array]:
+    def bathe(self, z: Phase, h: Array, particles: Particles, key: Array) -> tuple[Phase, Array]:
+        """O over h, and the energy [replicas] that it gives."""
         shape = particles.replicas, -1, z.p.shape[-1]
         p = z.p.reshape(shape)
         masses = jnp.asarray(particles.masses).reshape(particles.replicas, -1, 1)
         shared = masses / jnp.sum(masses, 1, keepdims=True)
         drift = shared * jnp.sum(p, 1, keepdims=True)
-        relative = self.exchange(p - drift, jnp.asarray(h) / 2, masses, key)
+        relative = self.exchange(p - drift, h, masses, key)
         relative = relative - shared * jnp.sum(relative, 1, keepdims=True)
         given = jnp.sum((relative**2 - (p - drift) ** 2) / (2 * masses), (1, 2))
         return Phase(z.q, (drift + relative).reshape(z.p.shape)), given

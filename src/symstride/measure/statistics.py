@@ -48,6 +48,12 @@ def blocked_stderr(series: np.ndarray) -> np.ndarray:
     return np.where(enough.any(axis=0), chosen, errors.max(axis=0))
 
 
+def inefficiency(series: np.ndarray) -> float:
+    """How many samples of [T, S], S starts alike, weigh as much as an independent one: T Var(mean)/Var, which
+    is twice the integral of the autocorrelation, in samples."""
+    return float(len(series) * np.mean(blocked_stderr(series) ** 2) / np.mean(series.var(axis=0, ddof=1)))
+
+
 def combine(values: np.ndarray, stderrs: np.ndarray, weights: np.ndarray | None = None) -> Estimate:
     """Mean over independent starts: values and stderrs [S, ...], weights [S] (equal by default).
 

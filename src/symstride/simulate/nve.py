@@ -62,6 +62,8 @@ class Stretch:
     heat: np.ndarray | None  # [F, replicas] eV, put in by a thermostat
     particles: Particles  # with the last neighbour lists
     failure: Failure | None
+    widened: bool = False  # whether a stride went farther than half the skin
+    energies: np.ndarray | None = None  # [1 + F, replicas] eV, of the start too, where they decide on strides
 
     @property
     def slots(self) -> Slots:
@@ -112,6 +114,10 @@ class Simulation:
         species, masses = (np.tile(x, self.replicas) for x in (self.species, self.masses))
         return jax.tree.map(jnp.asarray, Particles(species, masses, found, self.replicas, self.bonded))
 
+    def begin(self, z: Phase, particles: Particles) -> Any:
+        """The memory at z, of a processed map's kernel."""
+        return kernel_of(self.map).begin(z, jnp.asarray(self.h), particles)
+
     def advance(self, z: Phase, memory: Any, strides: int) -> tuple[Phase, Any, Tally]:
         """`strides` strides from z; z and `memory` are what the last call returned, or a start and None.
 
@@ -146,7 +152,7 @@ class Simulation:
         particles = self.particles(z.q, slots) if particles is None else particles
         none = np.zeros(self.replicas, int)  # of numpy: jax takes long to make one
         tally = Tally(np.zeros((), int), none, none)
-        skin, done, failure = self.skin, 0, None
+        skin, done, failure, widened = self.skin, 0, None, False
         if memory is None:
             z, memory, tally, last = _begin(
                 self.map, z, tally, jnp.asarray(self.h), particles, np.asarray(skin / 2)
@@ -172,7 +178,7 @@ class Simulation:
                 if not skin / 2 < excursion <= WIDEST * self.skin / 2:
                     failure = self._failure(last, begin + done + 1)
                     break
-                skin = 2.2 * excursion
+                skin, widened = 2.2 * excursion, True
             else:
                 skin = self.skin
             particles = self.particles(z.q, slots, skin)
@@ -180,7 +186,7 @@ class Simulation:
         positions, momenta = np.asarray(kept.q)[:count], np.asarray(kept.p)[:count]
         heat = np.asarray(kept.heat)[:count] if isinstance(self.map, Thermostat) else None
         used = np.asarray(tally.gradients), np.asarray(tally.processing)
-        return Stretch(z, memory, done, *used, positions, momenta, heat, particles, failure)
+        return Stretch(z, memory, done, *used, positions, momenta, heat, particles, failure, widened)
 
     def forces(self, q: Array, frames: int = 0, slots: Slots = NO_SLOTS) -> np.ndarray:
         """−∇V [M, 3] in eV/Å at q, the limit of short strides: what one does to atoms at rest.

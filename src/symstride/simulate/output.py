@@ -77,6 +77,11 @@ class Output:
             raise DataError(f"{self.folder}: holds no frames of a run")
         return [h5md.read(path) for path in paths]
 
+    def energies(self) -> np.ndarray:
+        """Potential energies [F, replicas] of a run's segments, all of whose frames have them."""
+        found = (part.energies for part, _ in self.segments.parts() if len(part.times))
+        return np.concatenate([energies for energies in found if energies is not None])
+
     def _parts(self, k: int, replicas: int) -> Iterator[Trajectory]:
         for flat, _ in self.segments.parts():
             if len(flat.times):

@@ -15,13 +15,16 @@ from symstride.maps.base import Map
 from symstride.maps.substepping import Substepping
 from symstride.maps.thermostat import Langevin, VelocityRescaling
 from symstride.model import IMPLICIT, Model
+from symstride.simulate.energies import TrueEnergies
 from symstride.simulate.familiar import check_stride, unfamiliar
+from symstride.simulate.ghmc import HybridMonteCarlo
 from symstride.simulate.nve import Simulation
 from symstride.simulate.settings import RunSettings
 from symstride.simulate.start import Start
 from symstride.units import FS, KB
 
 ATOM_STRIDES = 65536  # between two saves: a few seconds' work
+MOVES = 64  # likewise, each with a true energy
 
 
 @dataclass(frozen=True)
@@ -62,8 +65,17 @@ class Plan:
             simulation = replace(simulation, map=Substepping(model.map))
         simulation = replace(simulation, map=_in_bath(simulation.map, settings))
         chunk = settings.chunk or min(1024, max(8, ATOM_STRIDES // atoms))
+        if settings.thermostat == "ghmc":
+            chunk = settings.ghmc_strides * (settings.chunk or MOVES)
         strides = frames * settings.every
         return Plan(path, model, start, settings, stride_fs, strides, temperature, chunk, simulation)
+
+    def motion(self, energies: TrueEnergies | None) -> Simulation | HybridMonteCarlo:
+        """What moves the replicas."""
+        if self.settings.thermostat != "ghmc":
+            return self.simulation
+        assert energies is not None
+        return HybridMonteCarlo(self.simulation, energies.of_replicas, self.settings.ghmc_strides)
 
     @cached_property
     def warnings(self) -> list[str]:
@@ -115,7 +127,7 @@ def _in_bath(map: Map, settings: RunSettings) -> Map:
     if settings.thermostat is None:
         return map
     assert settings.temperature_K is not None
-    kind = {"langevin": Langevin, "csvr": VelocityRescaling}[settings.thermostat]
+    kind = {"langevin": Langevin, "csvr": VelocityRescaling, "ghmc": Langevin}[settings.thermostat]
     return kind(map, KB * settings.temperature_K, 1000 * settings.thermostat_ps * FS, settings.seed)
 
 

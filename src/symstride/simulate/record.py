@@ -7,8 +7,11 @@ from typing import Any
 
 import jax
 import numpy as np
+from scipy.special import erfc
 
 from symstride import __version__
+from symstride.measure.statistics import inefficiency
+from symstride.simulate.ghmc import Chain, Moves
 from symstride.simulate.nve import Failure
 from symstride.simulate.plan import Plan
 from symstride.simulate.state import State
@@ -68,6 +71,12 @@ def outcome(plan: Plan, state: State, failure: Failure | None, status: str) -> d
     outputs = 1 + state.strides // plan.settings.every  # with the start
     processing = float(np.mean(state.processing)) / outputs if plan.model.config.processor else None
     divided = int(np.sum(state.divided))
+    moves = state.memory.moves if isinstance(state.memory, Chain) else None
+    warnings = [
+        *plan.warnings,
+        *([_divided(plan, divided, state.strides * replicas)] if divided else []),
+        *([_unjudged(moves)] if moves and (moves.judged < moves.made).any() else []),
+    ]
     end = state.strides * plan.stride_fs
     simulated = plan.simulated_ps(state.timed_strides)
     return {
@@ -78,10 +87,11 @@ def outcome(plan: Plan, state: State, failure: Failure | None, status: str) -> d
         "gradients_per_ps": gradients * 1000 / plan.stride_fs,
         "processor_gradients_per_output": processing,
         "divided_strides": divided,
-        "warnings": plan.warnings + ([_divided(plan, divided, state.strides * replicas)] if divided else []),
+        "warnings": warnings,
+        "moves": sampled(moves) if moves else None,
         "wall_s": state.wall_s,
         "wall_s_per_ps": state.timed_s / simulated if simulated else None,
-        "wall_s_per_ps_means": f"of one replica, {replicas} at once; not compiling, energies, writing",
+        "wall_s_per_ps_means": f"of one replica, {replicas} at once; not compiling, {'' if moves else 'energies, '}writing",
         "timed_strides": state.timed_strides,
         "failures_fs": [end if failure and k == failure.replica else None for k in range(replicas)],
         "failure": {
@@ -102,6 +112,44 @@ def _divided(plan: Plan, divided: int, strides: int) -> str:
         f"{plan.stride_fs / 2:g} fs or less, the model was trained for "
         f"{min(plan.model.config.strides_fs):g} fs and more"
     )
+
+
+def _unjudged(moves: Moves) -> str:
+    made, judged = int(np.sum(moves.made)), int(np.sum(moves.judged))
+    return (
+        f"{made - judged} of {made} moves failed (a stride, the way back or the calculator) and were rejected"
+    )
+
+
+def sampled(moves: Moves) -> dict[str, Any]:
+    """How hybrid Monte Carlo went, w = ΔH/kT: ⟨exp(−w)⟩ is 1 where the ensemble is the canonical one and
+    proposals keep volumes (Creutz, Phys. Rev. D 38, 1228 (1988)), and the acceptance of a w with the spread σ
+    of a normal distribution erfc(σ/√8) (Gupta et al., Phys. Lett. B 242, 437 (1990))."""
+    made, judged, accepted, work, squares, weights = (
+        float(np.sum(x))
+        for x in (moves.made, moves.judged, moves.accepted, moves.work, moves.squares, moves.weights)
+    )
+    known = max(judged, 1.0)
+    spread = max(squares / known - (work / known) ** 2, 0.0) ** 0.5
+    return {
+        "made": int(made),
+        "failed": int(made - judged),
+        "acceptance": accepted / made,
+        "normal_acceptance": float(erfc(spread / 8**0.5)),
+        "work_kT": work / known,
+        "work_spread_kT": spread,
+        "mean_exp_minus_work": weights / known,
+    }
+
+
+def independent(plan: Plan, potentials: np.ndarray) -> dict[str, float]:
+    """How long the true potential energy [F, replicas] of the later half of the frames stays correlated, and
+    what a sample independent of the last costs: 2τ."""
+    samples = inefficiency(potentials[len(potentials) // 2 :])
+    return {
+        "autocorrelation_fs": samples * plan.spacing_fs / 2,
+        "true_energies_per_sample": samples * plan.settings.every / plan.settings.ghmc_strides,
+    }
 
 
 def used(state: State, replicas: int) -> list[dict[str, Any]]:

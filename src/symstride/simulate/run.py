@@ -14,15 +14,15 @@ from symstride.data.calculators import describe_calculator, make_calculator
 from symstride.data.files import locked
 from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError, SimulationError, SymstrideWarning
-from symstride.maps.processed import kernel_of
 from symstride.model import load_model
 from symstride.neighbors import Slots
 from symstride.phase import Phase
 from symstride.simulate.energies import TrueEnergies
+from symstride.simulate.ghmc import Chain
 from symstride.simulate.nve import Failure
 from symstride.simulate.output import Output, flatten
 from symstride.simulate.plan import Plan
-from symstride.simulate.record import opening, outcome, used
+from symstride.simulate.record import independent, opening, outcome, used
 from symstride.simulate.settings import RunSettings as RunSettings
 from symstride.simulate.start import draw_momenta, read_start
 from symstride.simulate.state import State
@@ -67,6 +67,7 @@ class _Run:
         self.energies = None
         if settings.calculator:
             self.energies = TrueEnergies(make_calculator(settings.calculator), settings.energies, start)
+        self.motion = plan.motion(self.energies)
         self.record = opening(plan)
         self.one = Trajectory(
             *(start.numbers, start.masses, start.cell, start.pbc, np.zeros(0), np.zeros(0), np.zeros(0)),
@@ -105,6 +106,8 @@ class _Run:
                 speed = 86.4 * plan.simulated_ps(state.timed_strides) / state.timed_s
         self.progress(state.strides, plan.strides, speed)
         output.merge(used(state, plan.start.replicas), plan.settings.extxyz)
+        if isinstance(state.memory, Chain):
+            self.record["independent"] = independent(plan, output.energies())
         self._write_record(state, failure, "failed" if failure else "finished")
         output.segments.remove()
         if failure:
@@ -114,28 +117,24 @@ class _Run:
     def _begin(self) -> State:
         plan, start = self.plan, self.plan.start
         q = jnp.asarray(start.positions.reshape(-1, 3))
-        forces = plan.simulation.forces(q, plan.buffer)  # also compiles, so that timing is fair
+        forces = self.motion.forces(q, plan.buffer)  # also compiles, so that timing is fair
         momenta = start.momenta
         if plan.settings.temperature_K is not None:
             forces = forces.reshape(momenta.shape)
             momenta = draw_momenta(start, plan.settings.temperature_K, plan.settings.seed, forces)
-        slots = plan.simulation.particles(q).neighbors.slots
+        slots = self.motion.particles(q).neighbors.slots
         return State(Phase(q, jnp.asarray(momenta.reshape(-1, 3))), slots=slots)
 
     def _resume(self) -> State | None:
         last = self.output.segments.last()
         if last is None:
             return None
-        saved, simulation = last[1], self.plan.simulation
+        saved, motion = last[1], self.motion
         try:
             slots = Slots(*saved["slots"].tolist())
             z = Phase(jnp.asarray(saved["q"]), jnp.asarray(saved["p"]))
-            simulation.forces(z.q, self.plan.buffer, slots)
-            particles = simulation.particles(z.q, slots)
-            memory = eqx.filter_eval_shape(
-                kernel_of(simulation.map).begin, z, jnp.asarray(simulation.h), particles
-            )
-            return State.load(saved, memory)
+            motion.forces(z.q, self.plan.buffer, slots)
+            return State.load(saved, eqx.filter_eval_shape(motion.begin, z, motion.particles(z.q, slots)))
         except KeyError as error:
             raise DataError(
                 f"{self.output.segments.paths[-1]}: has no {error}: damaged, remove it"
@@ -145,7 +144,7 @@ class _Run:
         """One chunk, written; and why a replica cannot go on, if so."""
         plan, every = self.plan, self.plan.settings.every
         began = time.perf_counter()
-        done = plan.simulation.stretch(
+        done = self.motion.stretch(
             state.z,
             state.memory,
             min(plan.chunk, plan.strides - state.strides),
@@ -157,14 +156,16 @@ class _Run:
         after = state.after(done, time.perf_counter() - began)
         first = state.strides // every + 1  # number of the first frame kept
         positions, momenta, heat = done.positions, done.momenta, done.heat
-        if not self.output.segments.paths:
+        energies, fault = done.energies, None
+        if self.output.segments.paths:
+            energies = None if energies is None else energies[1:]
+        else:
             first = 0
             positions = np.concatenate([np.asarray(state.z.q)[None], positions])
             momenta = np.concatenate([np.asarray(state.z.p)[None], momenta])
             heat = None if heat is None else np.concatenate([np.zeros((1, plan.start.replicas)), heat])
         numbers = np.arange(first, first + len(positions))
-        energies, fault = None, None
-        if self.energies:
+        if self.energies and energies is None:
             energies, fault = self.energies.along(numbers, positions, plan.spacing_fs / 1000)
         frames = flatten(self.one, numbers * plan.spacing_fs, positions, momenta, energies, heat)
         self.output.segments.append(frames, after.arrays())

@@ -26,8 +26,9 @@ class RunSettings:
     chunk: int | None = None  # strides between saves
     extxyz: bool = False
     unsolved: Literal["raise", "substep"] = "raise"  # strides an implicit map does not solve: end, or divide
-    thermostat: Literal["langevin", "csvr"] | None = None  # at `temperature_K`; None is constant energy
+    thermostat: Literal["langevin", "csvr", "ghmc"] | None = None  # at `temperature_K`; None: constant energy
     thermostat_ps: float = 1.0  # in which it forgets momenta
+    ghmc_strides: int = 1  # from one true energy, which accepts or rejects them, to the next
 
     def __post_init__(self) -> None:
         for name in (
@@ -40,6 +41,7 @@ class RunSettings:
             "skin",
             "chunk",
             "thermostat_ps",
+            "ghmc_strides",
         ):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -48,9 +50,16 @@ class RunSettings:
             raise ConfigError(f"seed: {self.seed} is not right: it must be 0 or more")
         if self.precision not in (None, "float32", "float64"):
             raise ConfigError(f"precision: {self.precision} is not right: float32 or float64")
-        if self.thermostat not in (None, "langevin", "csvr"):
-            raise ConfigError(f"thermostat: {self.thermostat} is not right: langevin or csvr")
+        if self.thermostat not in (None, "langevin", "csvr", "ghmc"):
+            raise ConfigError(f"thermostat: {self.thermostat} is not right: langevin, csvr or ghmc")
         if self.thermostat and self.temperature_K is None:
             raise ConfigError("thermostat: give temperature_K, that of the heat bath")
+        if self.thermostat == "ghmc" and self.calculator is None:
+            raise ConfigError("calculator: give one; ghmc accepts and rejects strides by true energies")
+        if self.every % self.ghmc_strides:
+            raise ConfigError(
+                f"every: {self.every} is not right: moves are of ghmc_strides = {self.ghmc_strides} strides, "
+                "and frames come between moves: give a multiple of it"
+            )
         if self.unsolved not in ("raise", "substep"):
             raise ConfigError(f"unsolved: {self.unsolved} is not right: raise or substep")
