@@ -8,7 +8,7 @@ from scipy.signal import lfilter
 
 from symstride.errors import DataError
 from symstride.measure.format import scientific, uncertain
-from symstride.measure.statistics import blocked_mean, blocked_stderr, combine, slope
+from symstride.measure.statistics import blocked_mean, blocked_stderr, combine, inefficiency, slope
 
 
 def ar1(rng: np.random.Generator, phi: float, shape: tuple[int, int]) -> np.ndarray:
@@ -25,6 +25,7 @@ def test_blocked_error_is_that_of_a_correlated_series(phi):
     assert np.sqrt(np.mean(found**2)) == pytest.approx(exact, rel=0.1)
     naive = series.std(axis=1).mean() / np.sqrt(4096)
     assert phi < 0.9 or exact > 4 * naive
+    assert inefficiency(series.T) == pytest.approx((1 + phi) / (1 - phi), rel=0.2)
 
 
 def test_scatter_between_starts_shows_what_no_start_can():

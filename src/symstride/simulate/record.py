@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -31,8 +30,7 @@ def opening(plan: Plan) -> dict[str, Any]:
     """run.json before the first stride. Everything in `settings` decides the result."""
     settings, model, start = plan.settings, plan.model, plan.start
     digest = hashlib.sha256(plan.path.read_bytes()).hexdigest()
-    fixed = dataclasses.asdict(replace(settings, calculator=None))
-    fixed |= {
+    fixed = dataclasses.asdict(settings) | {
         "calculator": settings.calculator.model_dump(by_alias=True) if settings.calculator else None,
         "stride_fs": plan.stride_fs,
         "replicas": start.replicas,
@@ -77,6 +75,7 @@ def outcome(plan: Plan, state: State, failure: Failure | None, status: str) -> d
         *([_divided(plan, divided, state.strides * replicas)] if divided else []),
         *([_unjudged(moves)] if moves and (moves.judged < moves.made).any() else []),
     ]
+    untimed = "compiling, writing" if moves else "compiling, energies, writing"
     end = state.strides * plan.stride_fs
     simulated = plan.simulated_ps(state.timed_strides)
     return {
@@ -91,7 +90,7 @@ def outcome(plan: Plan, state: State, failure: Failure | None, status: str) -> d
         "moves": sampled(moves) if moves else None,
         "wall_s": state.wall_s,
         "wall_s_per_ps": state.timed_s / simulated if simulated else None,
-        "wall_s_per_ps_means": f"of one replica, {replicas} at once; not compiling, {'' if moves else 'energies, '}writing",
+        "wall_s_per_ps_means": f"of one replica, {replicas} at once; not {untimed}",
         "timed_strides": state.timed_strides,
         "failures_fs": [end if failure and k == failure.replica else None for k in range(replicas)],
         "failure": {

@@ -1,0 +1,203 @@
+"""Exact canonical averages by hybrid Monte Carlo, and what an independent sample costs beside small steps.
+
+    python benchmarks/ghmc.py
+
+Aluminium (ASE EMT, 32 atoms, 300 K) with models/aluminium-explicit.safetensors at 16 and 32 fs, one and four
+strides from one true energy to the next, and with a deliberately bad model (kicks 5 % too strong), beside
+Langevin dynamics at 4 fs; LJ13 with velocity Verlet at long steps beside Langevin dynamics at short
+ones. The same friction throughout. One core. Writes benchmarks/results/ghmc.json.
+"""
+
+import os
+import time
+from dataclasses import replace
+from pathlib import Path
+
+RESULTS = Path(__file__).parent / "results" / "ghmc.json"
+MODEL = Path("models/aluminium-explicit.safetensors")
+KELVIN, FORGET_PS = 300.0, 1.0
+REFERENCE_PS, REFERENCE_FS, PS, REPLICAS = 60.0, 4.0, 40.0, 4
+DISCARD = 0.1  # of each run, to come to equilibrium
+LJ_KT, LJ_FORGET, LJ_REPLICAS = 0.2, 2.0, 32  # reduced units; solid
+BAD = 1.05
+
+
+def main() -> None:
+    os.sched_setaffinity(0, {min(os.sched_getaffinity(0))})  # before jax starts its threads
+    import jax
+
+    jax.config.update("jax_enable_x64", True)
+    from rows import write
+
+    rows = []
+    for row in (*aluminium(), *cluster()):
+        rows.append(row)
+        print(row, flush=True)
+    write(RESULTS, rows)
+
+
+def aluminium():
+    """The reference, then chains."""
+    from symstride.model import load_model
+
+    model = load_model(MODEL)
+    palindrome = model.map
+    bad = replace(palindrome, kicks=replace(palindrome.kicks, energy=BAD * palindrome.kicks.energy))
+    start, reference = small_steps()
+    yield reference
+    for name, map, stride_fs, strides in (
+        ("ghmc", palindrome, 16.0, 1),
+        ("ghmc", palindrome, 32.0, 1),
+        ("ghmc", palindrome, 32.0, 4),
+        ("ghmc bad", bad, 32.0, 1),
+    ):
+        yield chain(name, replace(model, map=map), start, stride_fs, strides)
+
+
+def small_steps():
+    """Langevin dynamics in small steps, one gradient each: where to start, and a row.
+
+    BAOAB, whose positions are exact for harmonic forces (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102
+    (2013)); noise without total momentum, as ASE's integrator has it only approximately.
+    """
+    import numpy as np
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
+
+    from symstride.units import FS, KB
+
+    atoms = bulk("Al", a=4.05, cubic=True) * (2, 2, 2)
+    atoms.calc = EMT()
+    rng, m, h, kT = np.random.default_rng(0), atoms.get_masses()[:, None], REFERENCE_FS * FS, KB * KELVIN
+    kept = np.exp(-REFERENCE_FS / (1000 * FORGET_PS))
+
+    def noise():
+        p = np.sqrt(m * kT) * rng.standard_normal((len(atoms), 3))
+        return p - m * p.sum(0) / m.sum()
+
+    p, energies = np.sqrt(2) * noise(), []  # half of it goes into the springs
+    force = atoms.get_forces()
+    began = time.perf_counter()
+    for _ in range(round(1000 * REFERENCE_PS / REFERENCE_FS)):
+        p = p + h / 2 * force
+        half = atoms.positions + h / 2 * p / m
+        p = kept * p + np.sqrt(1 - kept**2) * noise()
+        atoms.positions = half + h / 2 * p / m
+        force = atoms.get_forces()
+        p = p + h / 2 * force
+        energies.append(atoms.get_potential_energy())
+    wall = time.perf_counter() - began
+    about = {"system": "aluminium", "method": "langevin", "step_fs": REFERENCE_FS, "length_ps": REFERENCE_PS}
+    return atoms, about | averages(np.array(energies)[:, None], kT, len(atoms), 1) | {"wall_s": wall}
+
+
+def chain(name: str, model, atoms, stride_fs: float, strides: int) -> dict:
+    """A row of hybrid Monte Carlo with EMT's energies."""
+    import jax.numpy as jnp
+    import numpy as np
+    from ase.calculators.emt import EMT
+
+    from symstride.maps.thermostat import Langevin
+    from symstride.phase import Phase
+    from symstride.simulate.energies import TrueEnergies
+    from symstride.simulate.ghmc import HybridMonteCarlo
+    from symstride.simulate.plan import simulation_of
+    from symstride.simulate.start import Start, draw_momenta
+    from symstride.units import FS, KB
+
+    frames = np.repeat(atoms.positions[None], REPLICAS, 0)
+    start = Start(
+        *(atoms.numbers, atoms.get_masses(), atoms.cell.array, atoms.pbc),
+        *(frames, np.ones_like(frames), KELVIN, "the reference's last frame"),
+    )
+    kT = KB * KELVIN
+    bath = Langevin(model.map, kT, 1000 * FORGET_PS * FS, 0)
+    simulation = replace(simulation_of(model, start, stride_fs, 2.0, REPLICAS), map=bath)
+    sampler = HybridMonteCarlo(simulation, TrueEnergies(EMT(), 1, start).of_replicas, strides)
+    p = draw_momenta(start, KELVIN, 0, np.ones_like(frames))
+    z = Phase(jnp.asarray(frames.reshape(-1, 3)), jnp.asarray(p.reshape(-1, 3)))
+    began = time.perf_counter()
+    done = sampler.stretch(z, None, moves_of(PS, stride_fs, strides) * strides, every=strides)
+    wall = time.perf_counter() - began
+    about = {"system": "aluminium", "method": name, "step_fs": stride_fs, "strides": strides}
+    about |= {"length_ps": PS, "replicas": REPLICAS}
+    return about | averages(done.energies, kT, len(atoms), 1) | judged(done) | {"wall_s": wall}
+
+
+def moves_of(ps: float, stride_fs: float, strides: int) -> int:
+    return round(1000 * ps / stride_fs / strides)
+
+
+def cluster():
+    """LJ13: the reference, then chains with a good and a bad proposal."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from symstride.hamiltonians.lennard_jones import LennardJones, icosahedron
+    from symstride.maps.splitting import verlet
+    from symstride.maps.thermostat import Langevin
+    from symstride.phase import Phase
+    from symstride.simulate.ghmc import HybridMonteCarlo
+    from symstride.simulate.nve import Simulation
+
+    true, z = icosahedron(LJ_KT, jax.random.key(0))
+    q = jnp.tile(z.q, (LJ_REPLICAS, 1))
+    p = jnp.sqrt(2 * LJ_KT) * jax.random.normal(jax.random.key(1), (LJ_REPLICAS, 13, 3))
+    z = Phase(q, (p - p.mean(1, keepdims=True)).reshape(-1, 3))
+    potential = jax.jit(jax.vmap(true.potential))
+
+    def energies(q):
+        return np.asarray(potential(jnp.asarray(q)))
+
+    bad = LennardJones(true.masses, epsilon=1.3)
+    for name, system, step, every, length in (
+        ("langevin", true, 0.004, 5, 150.0),
+        ("ghmc", true, 0.03, 1, 150.0),
+        ("ghmc bad", bad, 0.03, 1, 150.0),
+    ):
+        bath = Langevin(verlet(system), LJ_KT, LJ_FORGET, 0)
+        simulation = Simulation(
+            *(bath, step, np.zeros(13, np.int32), np.asarray(true.masses), np.zeros((3, 3))),
+            *(np.zeros(3, bool), 1e-3, 10.0, LJ_REPLICAS),
+        )
+        steps = round(length / step / every) * every
+        about = {"system": "LJ13", "method": name, "step": step, "length": length, "replicas": LJ_REPLICAS}
+        if name == "langevin":
+            done = simulation.stretch(z, None, steps, every=every, frames=steps // every)
+            frames = done.positions.reshape(-1, LJ_REPLICAS, 13, 3)
+            yield about | averages(np.stack([energies(q) for q in frames]), LJ_KT, 13, every)
+        else:
+            sampler = HybridMonteCarlo(simulation, lambda: energies)
+            done = sampler.stretch(z, None, steps, every=every)
+            yield about | averages(done.energies, LJ_KT, 13, every) | judged(done)
+
+
+def averages(potentials, kT: float, atoms: int, energies: int) -> dict:
+    """Of V [T, S], with standard errors; `energies` from one sample to the next."""
+    import numpy as np
+
+    from symstride.measure.statistics import blocked_mean, inefficiency
+
+    later = potentials[int(DISCARD * len(potentials)) :]
+    mean = blocked_mean(list(later.T))
+    square = blocked_mean(list(((later - mean.value) ** 2).T))
+    samples = inefficiency(later)
+    return {
+        "potential_kT_per_atom": float(mean.value) / kT / atoms,
+        "potential_stderr": float(mean.stderr) / kT / atoms,
+        "heat_capacity_k_per_atom": float(square.value) / kT**2 / atoms + 1.5 * (atoms - 1) / atoms,
+        "heat_capacity_stderr": float(square.stderr) / kT**2 / atoms,
+        "samples": int(np.size(later)),
+        "true_energies_per_independent_sample": samples * energies,
+    }
+
+
+def judged(done) -> dict:
+    from symstride.simulate.record import sampled
+
+    return sampled(done.memory.moves)
+
+
+if __name__ == "__main__":
+    main()
