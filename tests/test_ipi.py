@@ -18,12 +18,8 @@ from symstride.simulate.start import Start
 from symstride.units import FS, KB
 
 pytest.importorskip("ipi", reason="needs i-PI: pip install ipi")
+from ipi.scripting import InteractiveSimulation
 from ipi.utils.softexit import softexit
-
-try:
-    from ipi.scripting import InteractiveSimulation
-except ImportError:  # before 3.2
-    from ipi.utils.scripting import InteractiveSimulation
 
 from symstride.engines import ipi
 

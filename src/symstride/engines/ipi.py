@@ -79,10 +79,11 @@ def npt(model: Model, stride_fs: float | None = None, skin: float | None = None)
     """Constant pressure: between the thermostat's halves and the stride, halves of i-PI's isotropic barostat.
 
     With H the enthalpy, positions and momenta s, π in units of the cell and its logarithmic size ε, the
-    stride moves (s, π) at fixed ε and the barostat (ε, p_ε) at fixed (s, π), by position Verlet. Each
-    conserves H and the volume of phase space by itself, so that what results is the isothermal–isobaric
-    ensemble however long the stride, if τ of the barostat is many of them. The true forces are evaluated
-    once a stride, for their virial: a force provider that gives none makes a warning.
+    stride moves (s, π) at fixed ε and the barostat (ε, p_ε) at fixed (s, π), by position Verlet. Each by
+    itself conserves the volume of phase space, and H: the stride as well as the map conserves energy, the
+    barostat where its τ is many strides. What results is then the isothermal–isobaric ensemble, however long
+    the stride. The true forces are evaluated once a stride, for their virial: a force provider that gives
+    none makes a warning, and so does a volume that the model was not trained for.
 
     Source: Bussi, Zykova-Timan and Parrinello, J. Chem. Phys. 130, 074101 (2009), split otherwise.
     Arguments and errors are those of `nve`.
