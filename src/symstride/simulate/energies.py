@@ -18,10 +18,11 @@ class TrueEnergies:
     start: Start
 
     def along(
-        self, numbers: np.ndarray, positions: np.ndarray, spacing_ps: float
+        self, numbers: np.ndarray, positions: np.ndarray, spacing_ps: float, cells: np.ndarray | None
     ) -> tuple[np.ndarray, str | None]:
-        """[F, replicas] eV of frames `numbers` at positions [F, M, 3], NaN where none is asked for; and what
-        went wrong, if something did, with all energies before it."""
+        """[F, replicas] eV of frames `numbers` at positions [F, M, 3] in `cells` [F, replicas, 3, 3] (None:
+        the start's), NaN where none is asked for; and what went wrong, if something did, with all energies
+        before it."""
         start = self.start
         energies = np.full((len(positions), start.replicas), np.nan)
         getattr(self.calculator, "forget", self.calculator.reset)()  # as after a restart
@@ -31,7 +32,9 @@ class TrueEnergies:
         consistent = "free_energy" in getattr(self.calculator, "implemented_properties", ())
         for frame in np.flatnonzero(numbers % self.every == 0):
             row = []
-            for q in positions[frame].reshape(start.replicas, -1, 3):
+            for k, q in enumerate(positions[frame].reshape(start.replicas, -1, 3)):
+                if cells is not None:
+                    atoms.cell = cells[frame, k]
                 atoms.positions = q
                 try:
                     row.append(float(atoms.get_potential_energy(force_consistent=consistent)))

@@ -28,6 +28,12 @@ class RunSettings:
     unsolved: Literal["raise", "substep"] = "raise"  # strides an implicit map does not solve: end, or divide
     thermostat: Literal["langevin", "csvr"] | None = None  # at `temperature_K`; None is constant energy
     thermostat_ps: float = 1.0  # in which it forgets momenta
+    barostat: Literal["isotropic", "flexible"] | None = (
+        None  # cells that grow alike in all directions, or not
+    )
+    pressure_bar: float = 1.0
+    barostat_ps: float = 1.0  # in which it forgets volumes, if the system has …
+    compressibility: float = 4.5e-5  # 1/bar, … this one (that of water); no average depends on it
 
     def __post_init__(self) -> None:
         for name in (
@@ -40,6 +46,8 @@ class RunSettings:
             "skin",
             "chunk",
             "thermostat_ps",
+            "barostat_ps",
+            "compressibility",
         ):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -52,5 +60,16 @@ class RunSettings:
             raise ConfigError(f"thermostat: {self.thermostat} is not right: langevin or csvr")
         if self.thermostat and self.temperature_K is None:
             raise ConfigError("thermostat: give temperature_K, that of the heat bath")
+        if self.barostat not in (None, "isotropic", "flexible"):
+            raise ConfigError(f"barostat: {self.barostat} is not right: isotropic or flexible")
+        if self.barostat and self.thermostat is None:
+            raise ConfigError("barostat: give a thermostat too, langevin or csvr; it needs a temperature")
+        if self.barostat and self.calculator is None:
+            raise ConfigError(
+                "barostat: give a calculator too: the forces that a model learns leave its pressure open by "
+                "a function of the volume, which the calculator's energies tell at the start"
+            )
+        if not math.isfinite(self.pressure_bar):
+            raise ConfigError(f"pressure_bar: {self.pressure_bar} is not right: it must be finite")
         if self.unsolved not in ("raise", "substep"):
             raise ConfigError(f"unsolved: {self.unsolved} is not right: raise or substep")
