@@ -19,8 +19,10 @@ from symstride.data import h5md
 from symstride.data.config import CalculatorConfig
 from symstride.errors import ConfigError
 from symstride.hamiltonians.bonded import Bonded
+from symstride.hamiltonians.bonded import join as join_bonds
 from symstride.maps.barostat import CellRescaling, virial
 from symstride.maps.bonded import BondedFlight
+from symstride.maps.flight import FreeFlight
 from symstride.maps.palindrome import Kicks, Palindrome
 from symstride.maps.thermostat import Langevin
 from symstride.model import load_model
@@ -68,8 +70,25 @@ def crystal(replicas, side, length, skin=None, bonded=None):
     return Phase(jnp.asarray(q.reshape(-1, 3)), jnp.asarray(p)), of
 
 
-def barostat(stiffness, pressure, compressibility, flexible=False, every=1, time=1.0):
-    bath = Langevin(Palindrome(Springs(stiffness), drifts=1), KT, 1.0, 3)
+def network(replicas):
+    """Springs at rest between nearest and next nearest atoms of the same lattice, across the faces too."""
+    offsets = np.array([[1, 0, 0], [0, 1, 0], [0, 0, 1], [1, 1, 0], [1, 0, 1], [0, 1, 1]])
+    offsets = np.concatenate([offsets, offsets[3:] * [[1, -1, 1], [1, 1, -1], [1, 1, -1]]])
+    grid = np.stack(np.meshgrid(*[np.arange(2)] * 3), -1).reshape(-1, 3)
+    places = grid[:, None] + offsets
+    number = {tuple(g): n for n, g in enumerate(grid)}
+    other = np.array([number[tuple(g)] for g in (places % 2).reshape(-1, 3)])
+    bonds = np.stack([np.repeat(np.arange(8), len(offsets)), other])
+    lengths = np.tile(np.linalg.norm(offsets, axis=1), 8)
+    stretch = np.stack([0 * lengths + 30.0, lengths, 0 * lengths])
+    none = np.zeros((3, 0), int), np.zeros((2, 0, 3)), np.zeros((2, 0))
+    one = Bonded(bonds, 2.0 * (places // 2).reshape(-1, 3), stretch, *none, 8)
+    return crystal(replicas, 2, 1.0, bonded=join_bonds([one] * replicas))
+
+
+def barostat(stiffness, pressure, compressibility, flexible=False, every=1, time=1.0, bonded=True):
+    map = Palindrome(Springs(stiffness), drifts=1, flow=BondedFlight(2) if bonded else FreeFlight())
+    bath = Langevin(map, KT, 1.0, 3)
     return CellRescaling(bath, pressure, time, compressibility, every, flexible, 4)
 
 
@@ -90,8 +109,8 @@ def path(map, z, of, h, strides):
 def test_the_volumes_of_an_ideal_gas_have_a_gamma_distribution(flexible):
     """P(V) ∝ V^N exp(−PV/kT), at the end of 400 replicas, of which each has refused many moves."""
     z, of = crystal(400, 2, 3.0)
-    map = barostat(0.0, 0.05, 20.0, flexible, time=0.4)
-    _, cells, _, accepted, _ = path(map, z, of, 0.1, 150)
+    map = barostat(0.0, 0.05, 20.0, flexible, time=0.4, bonded=False)
+    _, cells, _, accepted, _ = path(map, z, of, jnp.asarray(0.1), 150)
     assert 0.3 < np.mean(accepted[-1]) / 150 < 0.97
     volumes = np.abs(np.linalg.det(cells[-1]))
     assert stats.kstest(volumes, stats.gamma(9, scale=KT / 0.05).cdf).pvalue > 1e-3
@@ -103,12 +122,11 @@ def test_volumes_at_two_pressures_differ_as_boltzmann_says():
     """ln P₁(V)/P₂(V) = −(P₁ − P₂)V/kT + …: the slope most likely, within four standard errors.
 
     Source of the test: Shirts, J. Chem. Theory Comput. 9, 909 (2013)."""
-    pressures, seen = (3.0, 4.2), []
-    z, of = crystal(30, 2, 1.0, 2.0)
+    pressures, seen = (1.0, 3.0), []
+    z, of = network(100)
     for pressure in pressures:
-        _, cells, _, _, excursion = path(barostat(20.0, pressure, 0.05, every=2), z, of, 0.05, 600)
-        assert np.max(excursion) < 1.0
-        seen.append(np.abs(np.linalg.det(cells))[150::30].ravel())
+        _, cells, *_ = path(barostat(0.0, pressure, 0.02, every=2), z, of, jnp.asarray(0.05), 300)
+        seen.append(np.abs(np.linalg.det(cells))[120::30].ravel())
     x, first = np.concatenate(seen), np.repeat([1.0, 0.0], len(seen[0]))
     centre, width = x.mean(), x.std()
     design = np.stack([np.ones_like(x), (x - centre) / width], 1)
@@ -127,21 +145,22 @@ def test_volumes_at_two_pressures_differ_as_boltzmann_says():
 def test_the_heat_accounts_for_the_energy_and_the_total_momentum_is_kept():
     """H less the heat is conserved as well as Verlet conserves H: to second order in h."""
     spread = []
-    z, of = crystal(20, 2, 1.0, 2.0)
-    for h, strides, every in ((0.04, 100, 1), (0.02, 200, 2)):
-        map = barostat(20.0, 3.0, 0.05, flexible=True, every=every)
-        states, cells, heat, _, _ = path(map, z, of, h, strides)
+    z, of = network(10)
+    strides = 100
+    map = barostat(0.0, 3.0, 0.02, flexible=True)
+    for h in (0.04, 0.02):
+        states, cells, heat, _, _ = path(map, z, of, jnp.asarray(h), strides)
 
-        def energies(q, p, cell, map=map):
+        def energies(q, p, cell):
             kinetic = jnp.sum(p**2 / (2 * of.masses[:, None]), 1)
             return jnp.sum(of.per_replica(map.potential(q, of.in_cells(cell)) + kinetic), 1)
 
         energy = jax.jit(jax.vmap(energies))(states.q, states.p, cells)
         spread.append(np.std(energy - heat - (energy - heat)[0]))
         assert np.std(energy - energy[0]) > 10 * spread[-1]
-        total = np.asarray(states.p).reshape(strides, 20, 8, 3).sum(2)
+        total = np.asarray(states.p).reshape(strides, 10, 8, 3).sum(2)
         np.testing.assert_allclose(
-            total, np.broadcast_to(np.asarray(z.p).reshape(20, 8, 3).sum(1), total.shape), atol=1e-11
+            total, np.broadcast_to(np.asarray(z.p).reshape(10, 8, 3).sum(1), total.shape), atol=1e-11
         )
     assert 2.5 < spread[0] / spread[1] < 6
 
@@ -153,17 +172,18 @@ def test_the_virial_is_the_strain_derivative_of_neighbours_and_bonds():
         np.array([[5.0] * 3, [1.0] * 3, [0, 2.0, 0]]), np.array([[1, 9], [2, 10], [3, 11]]),
         np.zeros((2, 2, 3)), np.array([[2.0] * 2, [1.8] * 2]), 16,
     )  # fmt: skip
-    z, of = crystal(2, 2, 1.0, 2.0, bonds)
+    z, of = crystal(2, 2, 1.0, 1.0, bonds)
     map = Palindrome(Springs(20.0), drifts=1, flow=BondedFlight(1))
-    energy, slope = virial(map, z.q, of)
+    energy, slope = jax.jit(partial(virial, map))(z.q, of)
     strain = np.random.default_rng(2).normal(size=(2, 3, 3))
     strain = strain + strain.swapaxes(1, 2)
 
+    @jax.jit
     def strained(size):
         growth = np.eye(3) + size * strain
-        q = (np.asarray(z.q).reshape(2, 8, 3) @ growth).reshape(-1, 3)
-        by_atoms = map.potential(jnp.asarray(q), of.deformed(jnp.asarray(growth)))
-        return np.asarray(of.per_replica(by_atoms).sum(1))
+        q = (z.q.reshape(2, 8, 3) @ growth).reshape(-1, 3)
+        by_atoms = map.potential(q, of.deformed(growth))
+        return of.per_replica(by_atoms).sum(1)
 
     np.testing.assert_allclose(strained(0.0), energy, rtol=1e-14)
     difference = (strained(1e-5) - strained(-1e-5)) / 2e-5
@@ -173,12 +193,12 @@ def test_the_virial_is_the_strain_derivative_of_neighbours_and_bonds():
 def test_a_list_is_good_up_to_its_excursion_where_space_was_deformed():
     """Of pairs now within the cutoff, none is missed as long as the excursion is below half the skin."""
     rng, seen = np.random.default_rng(0), set()
-    cell, q = 6 * np.eye(3), rng.uniform(0, 6, (60, 3))
+    cell, q = 6 * np.eye(3), rng.uniform(0, 6, (80, 3))
     skin = 0.6
     built = neighbor_list(q, cell, np.ones(3, bool), CUTOFF, skin)
-    for size in np.repeat(np.linspace(0.0, 0.25, 12), 4):
+    for size in np.repeat(np.linspace(0.0, 0.4, 10), 3):
         strain = np.eye(3) + size * rng.uniform(-1, 0.3, 3) * np.eye(3)
-        moved = q @ strain + rng.uniform(-0.08, 0.08, q.shape)
+        moved = q @ strain + rng.uniform(-0.1, 0.1, q.shape)
         now = built.deformed(strain[None])
         enough = float(now.excursion(jnp.asarray(moved))) <= skin / 2
         found = np.sum(
@@ -222,7 +242,7 @@ def test_a_run_at_constant_pressure(model, structure, tmp_path):
         for name in ("positions", "momenta", "energies", "heat", "cells"):
             np.testing.assert_array_equal(getattr(t, name), getattr(again, name), name)
         np.testing.assert_array_equal(t.cells[0], t.cell)
-        assert len(np.unique(t.volumes)) == 1 + 25 // 2
+        assert 6 < len(np.unique(t.volumes)) <= 1 + 25 // 2
         atoms = bulk("Al", cubic=True) * (2, 2, 2)
         atoms.set_cell(t.cells[-1])
         atoms.positions = t.positions[-1]
@@ -236,7 +256,7 @@ def test_a_run_at_constant_pressure(model, structure, tmp_path):
 
 def test_the_volume_energy_that_forces_do_not_tell_is_measured(model, structure, tmp_path):
     """With it the pressure at the start is the calculator's: a random model's is near zero."""
-    out = run(model, structure, tmp_path / "out", settings(length_ps=0.016))
+    out = run(model, structure, tmp_path / "out", settings(length_ps=0.016, replicas=1))
     record = json.loads((out / "run.json").read_text())
     loaded, start = load_model(model), read_start(structure, 1, draws=True)
     simulation = simulation_of(loaded, start, 16.0, 1.0)

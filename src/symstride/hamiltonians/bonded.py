@@ -60,7 +60,7 @@ class Bonded(eqx.Module):
         return -jax.grad(self.potential)(q)
 
     def deformed(self, strain: AnyArray) -> "Bonded":
-        """The same terms where all space is mapped by r → r·strain, [3, 3], or that of each replica, [replicas,
+        """The same terms where all space is mapped by r → r·strain, [3, 3], or each replica's by its own, [R,
         3, 3]: their images go along."""
         strain = jnp.reshape(strain, (-1, 3, 3))
         each = self.atoms // len(strain)

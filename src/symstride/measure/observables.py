@@ -29,8 +29,8 @@ def radial_distribution(
 
     At most about `max_frames` frames are used, spread over the starts. g_ab(r) = (pairs a→b in a shell) /
     (N_a ρ_b · shell volume), ρ_b = N_b/V of the frame; pairs with periodic images count, any cell and any
-    cutoff, so that a cell and its supercell give the same curve. Without full periodicity there is no ρ_b: the mean density
-    of b within the cutoff takes its place, and g averages to one over that sphere.
+    cutoff, so that a cell and its supercell give the same curve. Without full periodicity there is no ρ_b:
+    the mean density of b within the cutoff takes its place, and g averages to one over that sphere.
     """
     numbers = starts[0].numbers
     species, kind = np.unique(numbers, return_inverse=True)

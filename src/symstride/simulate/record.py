@@ -2,7 +2,6 @@
 
 import dataclasses
 import hashlib
-from dataclasses import replace
 from typing import Any
 
 import jax
@@ -33,7 +32,7 @@ def opening(plan: Plan) -> dict[str, Any]:
     """run.json before the first stride. Everything in `settings` decides the result."""
     settings, model, start = plan.settings, plan.model, plan.start
     digest = hashlib.sha256(plan.path.read_bytes()).hexdigest()
-    fixed = dataclasses.asdict(replace(settings, calculator=None))
+    fixed = dataclasses.asdict(settings)
     fixed |= {
         "calculator": settings.calculator.model_dump(by_alias=True) if settings.calculator else None,
         "stride_fs": plan.stride_fs,
