@@ -43,6 +43,7 @@ class Neighbors(eqx.Module):
     origin: AnyArray  # [M, 3] Å, where the list was built
     cutoff: float = eqx.field(static=True, default=math.inf)  # Å
     close: int = eqx.field(static=True, default=0)  # an atom's slots within the cutoff; 0: as many as all
+    shrunk: AnyArray | None = None  # [M] the most by which any distance has shrunk, where space was deformed
 
     @property
     def slots(self) -> Slots:
@@ -79,12 +80,32 @@ class Neighbors(eqx.Module):
         shift = jnp.where(self._crowded(near)[:, None, None], jnp.nan, shift)
         return Neighbors(jnp.where(found, index, own), shift, found, self.origin)
 
+    def deformed(self, strain: AnyArray) -> "Neighbors":
+        """The same pairs where the space of each replica is mapped by r → r·strain, [replicas, 3, 3]."""
+        each = len(self.index) // len(strain)
+        of_atoms = jnp.repeat(jnp.asarray(strain), each, axis=0)
+        back = jnp.linalg.inv(jax.lax.stop_gradient(strain))
+        return replace(
+            self,
+            shift=jnp.einsum("mki,mij->mkj", self.shift, of_atoms),
+            origin=jnp.einsum("mi,mij->mj", self.origin, of_atoms),
+            shrunk=jnp.repeat(jnp.linalg.norm(back, 2, axis=(1, 2)), each),
+        )
+
     def excursion(self, q: Array) -> Array:
         """The largest distance [Å] of an atom from where the list was built; 0 for a list of nobody, ∞ where
-        an atom has more neighbours within the cutoff than slots for them (positions of NaN do not count)."""
+        an atom has more neighbours within the cutoff than slots for them (positions of NaN do not count).
+
+        In a space deformed by G since, s = ‖G⁻¹‖, a pair within the cutoff now, of atoms that are within d of
+        where G took them, was within s (cutoff + 2d) then. The list has it if that is no more than the cutoff
+        and the skin: the excursion is s d + (s − 1) cutoff/2.
+        """
         if self.index.shape[1] == 0:
             return jnp.zeros(())
-        far = jnp.sqrt(jnp.nanmax(jnp.sum((q - self.origin) ** 2, axis=-1), initial=0.0))
+        far = jnp.sqrt(jnp.sum((q - self.origin) ** 2, axis=-1))
+        if self.shrunk is not None:
+            far = self.shrunk * far + (self.shrunk - 1) * self.cutoff / 2
+        far = jnp.nanmax(far, initial=0.0)
         return jnp.where(jnp.any(self._crowded(self._near(q))), jnp.inf, far) if self._pruned else far
 
     def _crowded(self, near: Array) -> Array:

@@ -1,5 +1,7 @@
 """Phase-space points and the particles they belong to."""
 
+from dataclasses import replace
+
 import equinox as eqx
 import jax.numpy as jnp
 from jax import Array
@@ -33,6 +35,18 @@ class Particles(eqx.Module):
     neighbors: Neighbors
     replicas: int = eqx.field(static=True, default=1)
     bonded: Bonded | None = None  # their known bonds and angles, for maps that use them
+    cells: AnyArray | None = None  # [replicas, 3, 3] Å, of the neighbour lists and bonds, if they may change
+
+    def deformed(self, strain: Array) -> "Particles":
+        """The same where the space of each replica is mapped by r → r·strain, [replicas, 3, 3]."""
+        assert self.cells is not None
+        bonded = self.bonded and self.bonded.deformed(strain)
+        cells = self.cells @ strain
+        return replace(self, neighbors=self.neighbors.deformed(strain), bonded=bonded, cells=cells)
+
+    def in_cells(self, cells: Array) -> "Particles":
+        """The same deformed to other cells [replicas, 3, 3]."""
+        return replace(self.deformed(jnp.linalg.solve(self.cells, cells)), cells=cells)
 
     def per_replica(self, x: Array) -> Array:
         """[M, d] → [replicas, dN]."""

@@ -5,3 +5,4 @@ from ase import units as _ase
 FS = float(_ase.fs)  # one femtosecond in Å√(u/eV)
 PS = 1000.0 * FS
 KB = float(_ase.kB)  # eV/K
+BAR = float(_ase.bar)  # eV/Å³

@@ -32,6 +32,11 @@ class LearnedAction(Action):
     stride_unit: float = eqx.field(static=True)
     orders: int = eqx.field(static=True)
 
+    def potential(self, q: Array, particles: Particles) -> Array:
+        """V [M] in eV by atoms."""
+        still = jnp.zeros_like(q)
+        return self.energy * self.network(q, still, still[:, 0], particles)[:, 0]
+
     def value(self, q: Array, p: Array, h: float | Array, particles: Particles) -> Array:
         """S³ [] in eV × ASE time."""
         h = jnp.broadcast_to(h, particles.masses.shape)

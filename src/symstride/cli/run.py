@@ -38,10 +38,19 @@ def command(
     ] = None,
     thermostat_ps: Annotated[float, typer.Option(help="in which it forgets momenta")] = 1.0,
     ghmc_strides: Annotated[int, typer.Option(help="of ghmc: from one true energy to the next")] = 1,
+    barostat: Annotated[
+        Literal["isotropic", "flexible"] | None,
+        typer.Option(help="constant pressure; the cell grows alike in all directions, or changes its shape"),
+    ] = None,
+    pressure_bar: Annotated[float, typer.Option(help="of the barostat")] = 1.0,
+    barostat_ps: Annotated[float, typer.Option(help="in which it forgets volumes")] = 1.0,
+    compressibility: Annotated[
+        float, typer.Option(help="1/bar, about the system's: no average depends on it")
+    ] = 4.5e-5,
     extxyz: Annotated[bool, typer.Option("--extxyz", help="write extended XYZ files too")] = False,
 ) -> None:
-    """Run a model with long strides, at constant energy or in a heat bath; run again to go on after a
-    stop."""
+    """Run a model with long strides, at constant energy, or in a heat bath and at a pressure; run again to go
+    on after a stop."""
     from rich.progress import BarColumn, Progress, TextColumn, TimeRemainingColumn
 
     from symstride.simulate.output import Output
@@ -63,6 +72,10 @@ def command(
         thermostat=thermostat,
         thermostat_ps=thermostat_ps,
         ghmc_strides=ghmc_strides,
+        barostat=barostat,
+        pressure_bar=pressure_bar,
+        barostat_ps=barostat_ps,
+        compressibility=compressibility,
         extxyz=extxyz,
     )
     before = Output(out).record().get("status")

@@ -23,13 +23,19 @@ def check_trajectory(trajectory: Trajectory, where: str) -> Trajectory:
             f"{where}: the energy of frame {np.flatnonzero(np.isinf(trajectory.energies))[0]} is infinite"
         )
     for frame in sorted({0, len(trajectory.times) - 1}):
-        found = closest_pair(trajectory.positions[frame], trajectory.cell, trajectory.pbc)
+        found = closest_pair(trajectory.positions[frame], trajectory.cell_at(frame), trajectory.pbc)
         if found is not None and found[0] < OVERLAP:
             distance, i, j = found
             raise DataError(
                 f"{where}: atoms {i} and {j} of frame {frame} are at one place ({distance:.3g} Å apart)"
             )
     return trajectory
+
+
+def check_constant_cell(trajectory: Trajectory, where: str) -> None:
+    """Raises DataError where the cell changes."""
+    if trajectory.cells is not None:
+        raise DataError(f"{where}: the cell changes with time; a map is learned at constant cell")
 
 
 def _check_system(trajectory: Trajectory, where: str) -> None:

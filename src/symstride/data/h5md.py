@@ -2,6 +2,7 @@
 
     /h5md                              version, author, creator, modules/units
     /particles/all/box                 dimension, boundary; edges [3, 3] (Angstrom)
+    /particles/all/box/edges/{step, time, value}                     value [T, 3, 3], if the cell changes
     /particles/all/species             [N] atomic numbers
     /particles/all/mass                [N] (u)
     /particles/all/{position, velocity, force}/{step, time, value}   value [T, N, 3]
@@ -83,8 +84,9 @@ def _write_header(h5: h5py.File, trajectory: Trajectory) -> None:
     box = particles.create_group("box")
     box.attrs["dimension"] = 3
     box.attrs["boundary"] = ["periodic" if p else "none" for p in trajectory.pbc]
-    box["edges"] = trajectory.cell
-    box["edges"].attrs["unit"] = "Angstrom"
+    if trajectory.cells is None:
+        box["edges"] = trajectory.cell
+        box["edges"].attrs["unit"] = "Angstrom"
     particles["species"] = trajectory.numbers
     particles["mass"] = trajectory.masses
     particles["mass"].attrs["unit"] = "u"
@@ -95,6 +97,8 @@ def _elements(part: Trajectory, observables: Observables) -> dict[str, tuple[np.
     """Everything that depends on time: path in the file → (values [T, …], unit)."""
     elements: dict[str, tuple[np.ndarray, str]] = {"particles/all/position": (part.positions, "Angstrom")}
     elements["particles/all/velocity"] = (part.momenta / part.masses[:, None] * FS, "Angstrom fs-1")
+    if part.cells is not None:
+        elements["particles/all/box/edges"] = (part.cells, "Angstrom")
     if part.forces is not None:
         elements["particles/all/force"] = (part.forces, "eV Angstrom-1")
     if part.energies is not None:
@@ -226,11 +230,17 @@ def _read_trajectory(file: _opened) -> Trajectory:
     numbers = file.dataset(f"{name}/species", (None,))[()].astype(int)
     n = len(numbers)
     masses = file.values(f"{name}/mass", (n,))
-    cell, pbc = _read_box(file, name)
+    cells, pbc = _read_box(file, name)
     positions = file.values(f"{name}/position/value", (None, n, 3))
     frames = len(positions)
+    changing = len(cells) > 1 and np.ptp(cells, axis=0).max() > 1e-6
+    if changing and len(cells) != frames:
+        raise DataError(
+            f"{file.path}: holds {len(cells)} cells and {frames} frames; give each frame its cell"
+        )
     if f"{name}/image/value" in file.h5:
-        positions += file.dataset(f"{name}/image/value", (frames, n, 3))[()] @ cell
+        images = file.dataset(f"{name}/image/value", (frames, n, 3))[()]
+        positions += images @ (cells if changing else cells[0])
     if f"{name}/velocity/value" not in file.h5:
         raise DataError(f"{file.path}: has no velocities; a map is learned from positions and momenta")
     velocities = file.values(f"{name}/velocity/value", (frames, n, 3))
@@ -244,7 +254,7 @@ def _read_trajectory(file: _opened) -> Trajectory:
     return Trajectory(
         numbers=numbers,
         masses=masses,
-        cell=cell,
+        cell=cells[0],
         pbc=pbc,
         times=times,
         positions=positions,
@@ -252,11 +262,13 @@ def _read_trajectory(file: _opened) -> Trajectory:
         energies=observed.get("potential_energy"),
         forces=file.values(f"{name}/force/value", (frames, n, 3)) if forces else None,
         heat=observed.get("heat"),
+        cells=cells if changing else None,
         info=_read_info(file),
     )
 
 
 def _read_box(file: _opened, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Cells [T, 3, 3], or [1, 3, 3] if there is one for all times, and pbc."""
     box = file.h5.get(f"{name}/box")
     if box is None or "boundary" not in box.attrs:
         raise DataError(f"{file.path}: has no {name}/box with its boundary")
@@ -265,17 +277,14 @@ def _read_box(file: _opened, name: str) -> tuple[np.ndarray, np.ndarray]:
         raise DataError(f"{file.path}: the box boundary {boundary} must be three of 'periodic' and 'none'")
     pbc = np.array([b == "periodic" for b in boundary])
     if "edges" not in box:
-        return np.zeros((3, 3)), pbc
+        return np.zeros((1, 3, 3)), pbc
     moving = f"{name}/box/edges/value" in file.h5
     data = file.dataset(f"{name}/box/edges/value" if moving else f"{name}/box/edges")
     edges = data[()].astype(np.float64) * file.factor(f"{name}/box/edges", data)
-    if moving:
-        if np.ptp(edges, axis=0).max(initial=0.0) > 1e-6:
-            raise DataError(f"{file.path}: the cell changes with time; a map is learned at constant cell")
-        edges = edges[0]
-    if edges.shape not in ((3,), (3, 3)):
-        raise DataError(f"{file.path}: the box edges have shape {edges.shape}, they must be 3 or 3 × 3")
-    return np.diag(edges) if edges.ndim == 1 else edges, pbc
+    edges = edges if moving else edges[None]
+    if edges.shape[1:] not in ((3,), (3, 3)) or len(edges) == 0:
+        raise DataError(f"{file.path}: the box edges have shape {edges.shape[1:]}, they must be 3 or 3 × 3")
+    return edges[:, :, None] * np.eye(3) if edges.ndim == 2 else edges, pbc
 
 
 def _read_times(file: _opened, name: str, frames: int) -> np.ndarray:

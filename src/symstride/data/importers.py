@@ -7,7 +7,7 @@ from ase import Atoms
 from ase.io import read as ase_read
 
 from symstride.data import h5md
-from symstride.data.checks import check_times, check_trajectory
+from symstride.data.checks import check_constant_cell, check_times, check_trajectory
 from symstride.data.lammps import read_lammps
 from symstride.data.trajectory import Trajectory
 from symstride.data.unwrap import unwrap
@@ -51,6 +51,7 @@ def load(
         raise DataError(f"{path}: no such file")
     if kind == "h5md":
         found = [h5md.read(path)]
+        check_constant_cell(found[0], str(path))
     else:
         frames, times = _read(path, kind, spacing_fs, timestep_fs, units, types)
         begins = [0, *(int(i) + 1 for i in np.flatnonzero(np.diff(times) < 0))]

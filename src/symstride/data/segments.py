@@ -17,7 +17,7 @@ from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError
 
 _ARRAYS = [field.name for field in fields(Trajectory) if field.name != "info"]
-_PER_FRAME = ("times", "positions", "momenta", "energies", "forces", "heat")
+_PER_FRAME = ("times", "positions", "momenta", "energies", "forces", "heat", "cells")
 
 
 @dataclass(frozen=True)

@@ -31,6 +31,17 @@ class Bonded(eqx.Module):
 
     def potential(self, q: Array) -> Array:
         """V_b in eV [] of all replicas together: q [M, 3] Å."""
+        stretches, bends = self._terms(q)
+        return jnp.sum(stretches) + jnp.sum(bends)
+
+    def energies(self, q: Array) -> Array:
+        """V_b in eV [M] by atoms."""
+        stretches, bends = self._terms(q)
+        by_bonds = jnp.zeros(self.atoms).at[self.bonds[0]].add(stretches)
+        return by_bonds.at[self.angles[1]].add(bends)
+
+    def _terms(self, q: Array) -> tuple[Array, Array]:
+        """Those of bonds [B] and of angles [A], eV."""
         ends = self._ends(q)
         one, other = ends[: 2 * self.bonds.shape[1]].reshape(2, -1, 3)
         left, centre, right = ends[2 * self.bonds.shape[1] :].reshape(3, -1, 3)
@@ -42,16 +53,22 @@ class Bonded(eqx.Module):
         u, v = left + shifts[0] - centre, right + shifts[1] - centre
         sine = jnp.sqrt(jnp.sum(jnp.cross(u, v) ** 2, axis=-1) + 1e-30)  # differentiable when straight
         y = jnp.arctan2(sine, jnp.sum(u * v, axis=-1)) - self.bend[1]
-        return (jnp.sum(stiffness * x**2) + jnp.sum(self.bend[0] * y**2)) / 2
+        return stiffness * x**2 / 2, self.bend[0] * y**2 / 2
 
     def force(self, q: Array) -> Array:
         """−∇V_b [M, 3] eV/Å."""
         return -jax.grad(self.potential)(q)
 
     def deformed(self, strain: AnyArray) -> "Bonded":
-        """The same terms where all space is mapped by r → r·strain, [3, 3]: their images go along."""
-        shifts = self.bond_shifts @ strain, self.angle_shifts @ strain
-        return replace(self, bond_shifts=shifts[0], angle_shifts=shifts[1])
+        """The same terms where all space is mapped by r → r·strain, [3, 3], or each replica's by its own, [R,
+        3, 3]: their images go along."""
+        strain = jnp.reshape(strain, (-1, 3, 3))
+        each = self.atoms // len(strain)
+        return replace(
+            self,
+            bond_shifts=jnp.einsum("bi,bij->bj", self.bond_shifts, strain[self.bonds[0] // each]),
+            angle_shifts=jnp.einsum("sai,aij->saj", self.angle_shifts, strain[self.angles[1] // each]),
+        )
 
     def _ends(self, q: Array) -> Array:
         """[2B + 3A, 3]: the atoms of all bonds, then of all angles."""

@@ -6,6 +6,7 @@ from typing import Any
 import equinox as eqx
 from jax import Array
 
+from symstride.errors import ConfigError
 from symstride.phase import Particles, Phase, Status
 
 
@@ -35,6 +36,14 @@ class Map(eqx.Module):
     def resume(self, memory: Any, z: Phase, h: float | Array, particles: Particles) -> Any:
         """The memory for a stride from another z than the last ended at: a guess is good, forces are not."""
         return self.begin(z, h, particles)
+
+    def potential(self, q: Array, particles: Particles) -> Array:
+        """The potential energy V of the limit of short strides, in eV by atoms [M]. Raises ConfigError for a
+        map that has learned none of its own."""
+        raise ConfigError(
+            f"{type(self).__name__}: a map of this kind knows no potential energy, and so no pressure; "
+            "take an explicit map, a plain potential or an S³ that is not dressed by another model"
+        )
 
     def __call__(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:
         """Φ_h(z), its status with the gradients of `begin`."""

@@ -25,6 +25,10 @@ class BondedFlight(Map):
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> None:
         return None
 
+    def potential(self, q: Array, particles: Particles) -> Array:
+        assert particles.bonded is not None
+        return particles.bonded.energies(q)
+
     def step(
         self, z: Phase, memory: None, h: float | Array, particles: Particles
     ) -> tuple[Phase, None, Status]:

@@ -82,6 +82,12 @@ class Corrected(Map):
         status = combine(predicted, solved).with_more(self.beginning)
         return end, self.predictor.resume(memory, end, h, particles), status
 
+    def potential(self, q: Array, particles: Particles) -> Array:
+        """Of the converged map; a finite number of corrections has none."""
+        if self.corrections is not None:
+            return super().potential(q, particles)
+        return self.implicit.potential(q, particles)
+
     def inverse(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:
         """Of the converged map; a finite number of corrections has none."""
         if self.corrections is not None:

@@ -44,6 +44,9 @@ class Dressed(Map):
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Any, Any]:
         return self.dressing.begin(z, h / 2, particles), self.inner.begin(z, h, particles)
 
+    def potential(self, q: Array, particles: Particles) -> Array:
+        return self.dressing.potential(q, particles) + self.inner.potential(q, particles)
+
     def step(
         self, z: Phase, memory: tuple[Any, Any], h: float | Array, particles: Particles
     ) -> tuple[Phase, tuple[Any, Any], Status]:

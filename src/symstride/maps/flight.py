@@ -13,6 +13,9 @@ class FreeFlight(Map):
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> None:
         return None
 
+    def potential(self, q: Array, particles: Particles) -> Array:
+        return jnp.zeros(len(q))
+
     def step(
         self, z: Phase, memory: None, h: float | Array, particles: Particles
     ) -> tuple[Phase, None, Status]:

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import optimistix as optx
 from jax import Array
 
+from symstride.errors import ConfigError
 from symstride.maps.base import Map
 from symstride.phase import Particles, Phase, Status
 from symstride.solve import RowSolver
@@ -22,6 +23,10 @@ class Action(eqx.Module):
     @abstractmethod
     def value(self, q: Array, p: Array, h: float | Array, particles: Particles) -> Array:
         """S³ in eV times the time unit Å√(u/eV), summed over replicas: q, p [M, 3] → []."""
+
+    def potential(self, q: Array, particles: Particles) -> Array:
+        """The limit of S³/h at rest for short strides, in eV by atoms [M]; ConfigError if it is not known."""
+        raise ConfigError(f"{type(self).__name__}: knows no potential energy, and so no pressure")
 
     def gradient(self, q: Array, p: Array, h: float | Array, particles: Particles) -> tuple[Array, Array]:
         """(∂S³/∂q̄, ∂S³/∂p̄), each [M, 3]."""
@@ -54,6 +59,9 @@ class Generated(Map):
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> Array:
         """No change, [replicas, 2dN]."""
         return jnp.zeros((particles.replicas, 2 * z.q.size // particles.replicas))
+
+    def potential(self, q: Array, particles: Particles) -> Array:
+        return self.action.potential(q, particles)
 
     def units(self, h: float | Array, particles: Particles) -> tuple[Array, Array]:
         """Those of Δq and Δp, each [M, 1]: v_th |h| and √(m kT)."""

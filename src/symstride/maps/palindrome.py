@@ -7,6 +7,7 @@ import jax.numpy as jnp
 from jax import Array
 from scipy.integrate import newton_cotes
 
+from symstride.errors import ConfigError
 from symstride.maps.base import Map
 from symstride.maps.flight import FreeFlight
 from symstride.phase import Particles, Phase, Status
@@ -18,6 +19,10 @@ class Kicks(eqx.Module):
     @abstractmethod
     def force(self, k: int, q: Array, h: float | Array, particles: Particles) -> Array:
         """[M, 3] eV/Å. Even in h: it may depend on h² and masses, never on momenta."""
+
+    def potential(self, k: int, q: Array, h: float | Array, particles: Particles) -> Array:
+        """U_k in eV by atoms [M]. Raises ConfigError for kicks that know forces alone."""
+        raise ConfigError(f"{type(self).__name__}: these kicks know forces alone, and so no pressure")
 
 
 class Alternation(Map):
@@ -50,6 +55,9 @@ class Alternation(Map):
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> Array:
         """The outermost force at z."""
         return self.kicks.force(0, z.q, h, particles)
+
+    def potential(self, q: Array, particles: Particles) -> Array:
+        return self.flow.potential(q, particles) + self.kicks.potential(0, q, 0.0, particles)
 
     def step(
         self, z: Phase, memory: Array, h: float | Array, particles: Particles

@@ -42,6 +42,9 @@ class Substepping(Map):
     def resume(self, memory: Counted, z: Phase, h: float | Array, particles: Particles) -> Counted:
         return Counted(self.inner.resume(memory.inner, z, h, particles), memory.divided)
 
+    def potential(self, q: Array, particles: Particles) -> Array:
+        return self.inner.potential(q, particles)
+
     def step(
         self, z: Phase, memory: Counted, h: float | Array, particles: Particles
     ) -> tuple[Phase, Counted, Status]:

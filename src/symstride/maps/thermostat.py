@@ -61,6 +61,9 @@ class Thermostat(Map):
     def resume(self, memory: Bath, z: Phase, h: float | Array, particles: Particles) -> Bath:
         return Bath(self.map.resume(memory.inner, z, h, particles), memory.key, memory.heat)
 
+    def potential(self, q: Array, particles: Particles) -> Array:
+        return self.map.potential(q, particles)
+
     def step(
         self, z: Phase, memory: Bath, h: float | Array, particles: Particles
     ) -> tuple[Phase, Bath, Status]:
@@ -75,20 +78,19 @@ class Thermostat(Map):
 
     def bathe(self, z: Phase, h: Array, particles: Particles, key: Array) -> tuple[Phase, Array]:
         """O over h, and the energy [replicas] that it gives."""
-        shape = particles.replicas, -1, z.p.shape[-1]
-        p = z.p.reshape(shape)
         masses = jnp.asarray(particles.masses).reshape(particles.replicas, -1, 1)
-        shared = masses / jnp.sum(masses, 1, keepdims=True)
-        drift = shared * jnp.sum(p, 1, keepdims=True)
-        relative = self.exchange(p - drift, h, masses, key)
-        relative = relative - shared * jnp.sum(relative, 1, keepdims=True)
-        given = jnp.sum((relative**2 - (p - drift) ** 2) / (2 * masses), (1, 2))
+        p, drift = about_mean(z.p, particles)
+        relative, _ = about_mean(self.exchange(p, h, masses, key), particles)
+        given = jnp.sum((relative**2 - p**2) / (2 * masses), (1, 2))
         return Phase(z.q, (drift + relative).reshape(z.p.shape)), given
 
 
-def within(map: Map) -> Map:
-    """What a thermostat is around: the map itself if there is none."""
-    return map.map if isinstance(map, Thermostat) else map
+def about_mean(p: Array, particles: Particles) -> tuple[Array, Array]:
+    """Momenta about the mean velocity of each replica, and those of the mean velocity: [replicas, N, d]."""
+    p = p.reshape(particles.replicas, -1, p.shape[-1])
+    masses = jnp.asarray(particles.masses).reshape(particles.replicas, -1, 1)
+    mean = masses / jnp.sum(masses, 1, keepdims=True) * jnp.sum(p, 1, keepdims=True)
+    return p - mean, mean
 
 
 class Langevin(Thermostat):

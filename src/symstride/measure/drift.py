@@ -91,11 +91,14 @@ def first_overlap(trajectory: Trajectory) -> float:
     """Time in fs after which two atoms come closer than half the sum of their covalent radii; or inf."""
     radii = OVERLAP * covalent_radii[trajectory.numbers]
     search = NeighborList(cutoff=2 * float(radii.max()), full_list=False, n_threads=1)
-    for time, positions in zip(trajectory.times, trajectory.positions, strict=True):
+    for n, (time, positions) in enumerate(zip(trajectory.times, trajectory.positions, strict=True)):
         if not np.isfinite(positions).all():
             return float(time - trajectory.times[0])
         i, j, d = search.compute(
-            points=positions, box=trajectory.cell, periodic=trajectory.pbc.astype(bool), quantities="ijd"
+            points=positions,
+            box=trajectory.cell_at(n),
+            periodic=trajectory.pbc.astype(bool),
+            quantities="ijd",
         )
         if np.any(d < radii[i] + radii[j]):
             return float(time - trajectory.times[0])

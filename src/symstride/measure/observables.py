@@ -28,9 +28,9 @@ def radial_distribution(
     """g(r) for each pair of species, "A-B", up to `cutoff` Å.
 
     At most about `max_frames` frames are used, spread over the starts. g_ab(r) = (pairs a→b in a shell) /
-    (N_a ρ_b · shell volume), ρ_b = N_b/V; pairs with periodic images count, any cell and any cutoff, so that
-    a cell and its supercell give the same curve. Without full periodicity there is no ρ_b: the mean density
-    of b within the cutoff takes its place, and g averages to one over that sphere.
+    (N_a ρ_b · shell volume), ρ_b = N_b/V of the frame; pairs with periodic images count, any cell and any
+    cutoff, so that a cell and its supercell give the same curve. Without full periodicity there is no ρ_b:
+    the mean density of b within the cutoff takes its place, and g averages to one over that sphere.
     """
     numbers = starts[0].numbers
     species, kind = np.unique(numbers, return_inverse=True)
@@ -38,17 +38,20 @@ def radial_distribution(
     edges = np.linspace(0.0, cutoff, bins + 1)
     shells = 4 / 3 * np.pi * np.diff(edges**3)
     search = NeighborList(cutoff=cutoff, full_list=True, n_threads=1)
+    volume = abs(np.linalg.det(starts[0].cell))
 
     def histogram(trajectory: Trajectory, frame: int) -> np.ndarray:
         i, j, d = search.compute(
             points=trajectory.positions[frame],
-            box=trajectory.cell,
+            box=trajectory.cell_at(frame),
             periodic=trajectory.pbc.astype(bool),
             quantities="ijd",
         )
         bin_of = np.minimum((d * (bins / cutoff)).astype(int), bins - 1)
         code = (kind[i] * len(species) + kind[j]) * bins + bin_of
-        return np.bincount(code, minlength=len(species) ** 2 * bins).reshape(len(species), len(species), bins)
+        pairs = np.bincount(code, minlength=len(species) ** 2 * bins)
+        dilution = 1.0 if trajectory.cells is None else trajectory.volumes[frame] / volume
+        return dilution * pairs.reshape(len(species), len(species), bins)
 
     every = max(1, -(-sum(len(t.times) for t in starts) // max_frames))
     estimate = blocked_mean(
@@ -57,7 +60,7 @@ def radial_distribution(
     curves = {}
     for a, b in combinations_with_replacement(range(len(species)), 2):
         if np.all(starts[0].pbc):
-            density = counts[b] / abs(np.linalg.det(starts[0].cell))
+            density = counts[b] / volume
         else:
             density = estimate.value[a, b].sum() / (counts[a] * shells.sum())
         norm = counts[a] * max(density, np.finfo(float).tiny) * shells
@@ -154,7 +157,7 @@ def species_groups(trajectory: Trajectory) -> dict[str, np.ndarray]:
 
 def frames(trajectory: Trajectory, chosen: slice) -> Trajectory:
     """Some frames of a trajectory. Every n-th shows a reference as a long stride would, folding included."""
-    fields = ("times", "positions", "momenta", "energies", "forces", "heat")
+    fields = ("times", "positions", "momenta", "energies", "forces", "heat", "cells")
     kept = {name: getattr(trajectory, name) for name in fields}
     return replace(trajectory, **{name: x[chosen] for name, x in kept.items() if x is not None})
 

@@ -20,8 +20,8 @@ class TrueEnergies:
     every: int
     start: Start
 
-    def anew(self) -> Callable[[np.ndarray], float]:
-        """V(q): [N, 3] → eV, by the calculator as after a restart."""
+    def anew(self) -> Callable[..., float]:
+        """V(q): [N, 3] → eV, in the start's cell or another, by the calculator as after a restart."""
         start = self.start
         getattr(self.calculator, "forget", self.calculator.reset)()
         atoms = Atoms(
@@ -29,7 +29,8 @@ class TrueEnergies:
         )
         consistent = "free_energy" in getattr(self.calculator, "implemented_properties", ())
 
-        def energy(q: np.ndarray) -> float:
+        def energy(q: np.ndarray, cell: np.ndarray = start.cell) -> float:
+            atoms.cell = cell
             atoms.positions = q
             return float(atoms.get_potential_energy(force_consistent=consistent))
 
@@ -51,17 +52,18 @@ class TrueEnergies:
         return lambda positions: np.array([one(q) for q in positions])
 
     def along(
-        self, numbers: np.ndarray, positions: np.ndarray, spacing_ps: float
+        self, numbers: np.ndarray, positions: np.ndarray, spacing_ps: float, cells: np.ndarray | None
     ) -> tuple[np.ndarray, str | None]:
-        """[F, replicas] eV of frames `numbers` at positions [F, M, 3], NaN where none is asked for; and what
-        went wrong, if something did, with all energies before it."""
+        """[F, replicas] eV of frames `numbers` at positions [F, M, 3] in `cells` [F, replicas, 3, 3] (None:
+        the start's), NaN where none is asked for; and what went wrong, if something did, with all energies
+        before it."""
         replicas = self.start.replicas
         energies, energy = np.full((len(positions), replicas), np.nan), self.anew()
         for frame in np.flatnonzero(numbers % self.every == 0):
             row = []
-            for q in positions[frame].reshape(replicas, -1, 3):
+            for k, q in enumerate(positions[frame].reshape(replicas, -1, 3)):
                 try:
-                    row.append(energy(q))
+                    row.append(energy(q) if cells is None else energy(q, cells[frame, k]))
                 except Exception as error:
                     return energies, (
                         f"the calculator failed at {numbers[frame] * spacing_ps:.6g} ps, replica {len(row)} "

@@ -86,10 +86,20 @@ def _density(trained: list[float] | None, start: Start) -> list[str]:
             here, there = ("periodic", "not") if periodic else ("not periodic", "so")
             return [f"the structure is {here} in all directions, what the model was trained on was {there}"]
         return []
-    volume = float(abs(np.linalg.det(start.cell))) / len(start.numbers)
-    if _within(volume, trained, DENSITY):
+    return _volumes(np.abs(np.linalg.det(start.cell))[None] / len(start.numbers), trained)
+
+
+def outside(model: Model, volumes: np.ndarray) -> list[str]:
+    """What the model was not trained for of volumes [replicas] (Å³ an atom) that a run has come to."""
+    trained = model.provenance.get("volume_A3_per_atom")
+    return _volumes(volumes, trained) if trained else []
+
+
+def _volumes(volumes: np.ndarray, trained: Sequence[float]) -> list[str]:
+    far = [v for v in volumes if not _within(float(v), trained, DENSITY)]
+    if not far:
         return []
-    return [f"volume {volume:.4g} Å³ an atom: the model was trained at {_range(trained)} Å³"]
+    return [f"volume {far[0]:.4g} Å³ an atom: the model was trained at {_range(trained)} Å³"]
 
 
 def _within(value: float, bounds: Sequence[float], margin: float) -> bool:

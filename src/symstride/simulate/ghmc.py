@@ -127,7 +127,7 @@ class HybridMonteCarlo:
         )
         none, energies = np.zeros_like(gradients), np.array(potentials)
         return Stretch(
-            z, memory, strides, gradients, none, q, p, heat, particles, failure=None, energies=energies
+            z, memory, strides, gradients, none, q, p, heat, None, particles, failure=None, energies=energies
         )
 
     @property

@@ -11,11 +11,12 @@ from jax import Array
 
 from symstride.errors import ConvergenceError, SimulationError, SymstrideError
 from symstride.hamiltonians.bonded import Bonded
+from symstride.maps.barostat import Box, within
 from symstride.maps.base import Map
 from symstride.maps.composition import combine
 from symstride.maps.processed import Processed, kernel_of
 from symstride.maps.substepping import Substepping
-from symstride.maps.thermostat import Bath, Thermostat, within
+from symstride.maps.thermostat import Bath
 from symstride.neighbors import NO_SLOTS, AnyArray, Neighbors, Slots, join, neighbor_list
 from symstride.phase import Particles, Phase, Status
 from symstride.units import FS
@@ -38,6 +39,7 @@ class Frames(eqx.Module):
     q: AnyArray
     p: AnyArray
     heat: AnyArray  # [F + 1, replicas]
+    cells: AnyArray  # [F + 1, replicas, 3, 3]
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,8 @@ class Stretch:
     processing: np.ndarray  # [replicas], gradients of a processor besides
     positions: np.ndarray  # [F, M, 3], the frames kept
     momenta: np.ndarray
-    heat: np.ndarray | None  # [F, replicas] eV, put in by a thermostat
+    heat: np.ndarray | None  # [F, replicas] eV, put in by a thermostat and a barostat
+    cells: np.ndarray | None  # [F, replicas, 3, 3] Å, where a barostat changes them
     particles: Particles  # with the last neighbour lists
     failure: Failure | None
     widened: bool = False  # whether a stride went farther than half the skin
@@ -87,24 +90,29 @@ class Simulation:
     h: float  # ASE time
     species: np.ndarray  # [N]
     masses: np.ndarray  # [N] u
-    cell: np.ndarray  # [3, 3]
+    cell: np.ndarray  # [3, 3], where the map has no other in its memory
     pbc: np.ndarray  # [3]
     cutoff: float
     skin: float
     replicas: int
-    bonded: Bonded | None = None  # of all replicas
+    bonded: Bonded | None = None  # of all replicas, in `cell`
 
     def particles(
-        self, q: np.ndarray | Array, slots: Slots = NO_SLOTS, skin: float | None = None
+        self, q: np.ndarray | Array, slots: Slots = NO_SLOTS, skin: float | None = None, memory: Any = None
     ) -> Particles:
-        """The system with neighbour lists at q [replicas·N, 3]; more slots than asked if they are needed."""
+        """The system with neighbour lists at q [replicas·N, 3], in the cells that the `memory` of its map
+        knows if it has a barostat; more slots than asked if they are needed."""
         parts = np.asarray(q).reshape(self.replicas, -1, 3)
+        cells, bonded = np.tile(self.cell, (self.replicas, 1, 1)), self.bonded
+        if isinstance(memory, Box):
+            cells = np.asarray(memory.cell)
+            bonded = bonded and bonded.deformed(np.linalg.inv(self.cell) @ cells)
 
         def lists(slots: Slots) -> Neighbors:
             return join(
                 [
-                    neighbor_list(part, self.cell, self.pbc, self.cutoff, skin or self.skin, slots)
-                    for part in parts
+                    neighbor_list(part, cell, self.pbc, self.cutoff, skin or self.skin, slots)
+                    for part, cell in zip(parts, cells, strict=True)
                 ]
             )
 
@@ -112,7 +120,7 @@ class Simulation:
         if found.slots.reach > slots.reach:  # some to spare: each growth compiles anew
             found = lists(Slots(-(-(found.slots.reach + 2) // 4) * 4, slots.close))
         species, masses = (np.tile(x, self.replicas) for x in (self.species, self.masses))
-        return jax.tree.map(jnp.asarray, Particles(species, masses, found, self.replicas, self.bonded))
+        return jax.tree.map(jnp.asarray, Particles(species, masses, found, self.replicas, bonded, cells))
 
     def begin(self, z: Phase, particles: Particles) -> Any:
         """The memory at z, of a processed map's kernel."""
@@ -149,7 +157,7 @@ class Simulation:
         search for neighbours there.
         """
         found = particles is None  # here, at z
-        particles = self.particles(z.q, slots) if particles is None else particles
+        particles = self.particles(z.q, slots, memory=memory) if particles is None else particles
         none = np.zeros(self.replicas, int)  # of numpy: jax takes long to make one
         tally = Tally(np.zeros((), int), none, none)
         skin, done, failure, widened = self.skin, 0, None, False
@@ -158,7 +166,8 @@ class Simulation:
                 self.map, z, tally, jnp.asarray(self.h), particles, np.asarray(skin / 2)
             )
             failure = None if bool(last.accepted) else self._failure(last, 0)
-        kept = Frames(*(np.zeros((frames + 1, *shape)) for shape in (z.q.shape, z.q.shape, (self.replicas,))))
+        shapes = z.q.shape, z.q.shape, (self.replicas,), (self.replicas, 3, 3)
+        kept = Frames(*(np.zeros((frames + 1, *shape)) for shape in shapes))
         h, target = jnp.asarray(self.h), np.asarray(strides)
         at = np.asarray(begin), np.asarray(every or begin + strides + 1)
         while failure is None:
@@ -173,7 +182,8 @@ class Simulation:
             if fresh:  # not even a list made at its start serves the next stride
                 excursion = float(last.excursion)
                 if excursion == np.inf:  # within it atoms come closer together than at its start
-                    particles = self.particles(z.q, Slots(slots.reach, slots.close + 1), skin)
+                    slots = Slots(slots.reach, slots.close + 1)
+                    particles = self.particles(z.q, slots, skin, memory)
                     continue
                 if not skin / 2 < excursion <= WIDEST * self.skin / 2:
                     failure = self._failure(last, begin + done + 1)
@@ -181,12 +191,13 @@ class Simulation:
                 skin, widened = 2.2 * excursion, True
             else:
                 skin = self.skin
-            particles = self.particles(z.q, slots, skin)
+            particles = self.particles(z.q, slots, skin, memory)
         count = (begin + done) // every - begin // every if every else 0
         positions, momenta = np.asarray(kept.q)[:count], np.asarray(kept.p)[:count]
-        heat = np.asarray(kept.heat)[:count] if isinstance(self.map, Thermostat) else None
+        heat = np.asarray(kept.heat)[:count] if isinstance(memory, Bath) else None
+        cells = np.asarray(kept.cells)[:count] if isinstance(memory, Box) else None
         used = np.asarray(tally.gradients), np.asarray(tally.processing)
-        return Stretch(z, memory, done, *used, positions, momenta, heat, particles, failure, widened)
+        return Stretch(z, memory, done, *used, positions, momenta, heat, cells, particles, failure, widened)
 
     def forces(self, q: Array, frames: int = 0, slots: Slots = NO_SLOTS) -> np.ndarray:
         """−∇V [M, 3] in eV/Å at q, the limit of short strides: what one does to atoms at rest.
@@ -283,13 +294,11 @@ def _strides(
             lambda new, old: jnp.where(last.accepted, new, old), (z1, memory1, more), (z, memory, tally)
         )
         slot = jnp.where(last.accepted & due, number // every - begin // every - 1, spare)
+        none = jnp.zeros(particles.replicas)
         heat = memory1.heat if isinstance(memory1, Bath) else none
-        kept = Frames(
-            *(
-                jnp.asarray(x).at[slot].set(y)
-                for x, y in ((kept.q, frame.q), (kept.p, frame.p), (kept.heat, heat))
-            )
-        )
+        cells = memory1.cell if isinstance(memory1, Box) else jnp.zeros((*none.shape, 3, 3))
+        new = Frames(frame.q, frame.p, heat, cells)
+        kept = jax.tree.map(lambda x, y: jnp.asarray(x).at[slot].set(y), kept, new)
         return z, memory, tally, kept, last
 
     none = jnp.zeros(particles.replicas)

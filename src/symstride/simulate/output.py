@@ -92,11 +92,11 @@ class Output:
             text = io.TextIOWrapper(file, encoding="utf-8")
             for t in self._parts(k, replicas):
                 energies = np.full(len(t.times), np.nan) if t.energies is None else t.energies
-                for time, q, p, energy in zip(t.times, t.positions, t.momenta, energies, strict=True):
-                    atoms = Atoms(t.numbers, q, momenta=p, masses=t.masses, cell=t.cell, pbc=t.pbc)
+                for n, (time, q, p) in enumerate(zip(t.times, t.positions, t.momenta, strict=True)):
+                    atoms = Atoms(t.numbers, q, momenta=p, masses=t.masses, cell=t.cell_at(n), pbc=t.pbc)
                     atoms.info["time_fs"] = float(time)
-                    if math.isfinite(energy):
-                        atoms.info["potential_energy_eV"] = float(energy)
+                    if math.isfinite(energies[n]):
+                        atoms.info["potential_energy_eV"] = float(energies[n])
                     ase_write(text, atoms, format="extxyz")
             text.flush()
             text.detach()
@@ -109,8 +109,10 @@ def flatten(
     momenta: np.ndarray,
     energies: np.ndarray | None,
     heat: np.ndarray | None,
+    cells: np.ndarray | None,
 ) -> Trajectory:
-    """Frames [F, M, 3] of all replicas as one trajectory of M atoms; `energies`, `heat` are [F, replicas]."""
+    """Frames [F, M, 3] of all replicas as one trajectory of M atoms; `energies`, `heat` are [F, replicas],
+    `cells` [F, replicas, 3, 3]."""
     replicas = positions.shape[1] // one.n_atoms
     return replace(
         one,
@@ -121,6 +123,7 @@ def flatten(
         momenta=momenta,
         energies=energies,
         heat=heat,
+        cells=cells,
     )
 
 
@@ -135,5 +138,6 @@ def _replica(flat: Trajectory, k: int, replicas: int) -> Trajectory:
         momenta=flat.momenta[:, mine],
         energies=None if flat.energies is None else flat.energies[:, k],
         heat=None if flat.heat is None else flat.heat[:, k],
+        cells=None if flat.cells is None else flat.cells[:, k],
         info=flat.info | {"replica": k},
     )

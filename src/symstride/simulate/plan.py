@@ -5,15 +5,18 @@ from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 
+import equinox as eqx
+import jax.numpy as jnp
 import numpy as np
 
 from symstride.data.pairs import species_of
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError
 from symstride.hamiltonians.bonded import join
+from symstride.maps.barostat import CellRescaling
 from symstride.maps.base import Map
 from symstride.maps.substepping import Substepping
-from symstride.maps.thermostat import Langevin, VelocityRescaling
+from symstride.maps.thermostat import Langevin, Thermostat, VelocityRescaling
 from symstride.model import IMPLICIT, Model
 from symstride.simulate.energies import TrueEnergies
 from symstride.simulate.familiar import check_stride, unfamiliar
@@ -21,10 +24,11 @@ from symstride.simulate.ghmc import HybridMonteCarlo
 from symstride.simulate.nve import Simulation
 from symstride.simulate.settings import RunSettings
 from symstride.simulate.start import Start
-from symstride.units import FS, KB
+from symstride.units import BAR, FS, KB
 
 ATOM_STRIDES = 65536  # between two saves: a few seconds' work
 MOVES = 64  # likewise, each with a true energy
+RESOLVED = 0.1  # of a barostat's time, from one of its moves to the next: each takes three gradients or so
 
 
 @dataclass(frozen=True)
@@ -64,6 +68,8 @@ class Plan:
         if settings.unsolved == "substep":
             simulation = replace(simulation, map=Substepping(model.map))
         simulation = replace(simulation, map=_in_bath(simulation.map, settings))
+        if settings.barostat:
+            simulation = replace(simulation, map=_at_pressure(simulation, start, settings))
         chunk = settings.chunk or min(1024, max(8, ATOM_STRIDES // atoms))
         if settings.thermostat == "ghmc":
             chunk = settings.ghmc_strides * (settings.chunk or MOVES)
@@ -129,6 +135,25 @@ def _in_bath(map: Map, settings: RunSettings) -> Map:
     assert settings.temperature_K is not None
     kind = {"langevin": Langevin, "csvr": VelocityRescaling, "ghmc": Langevin}[settings.thermostat]
     return kind(map, KB * settings.temperature_K, 1000 * settings.thermostat_ps * FS, settings.seed)
+
+
+def _at_pressure(simulation: Simulation, start: Start, settings: RunSettings) -> Map:
+    """With the barostat that is asked for. Raises ConfigError where there is no pressure."""
+    if not start.pbc.all():
+        raise ConfigError("barostat: a system that is not periodic in all directions has no pressure")
+    assert isinstance(simulation.map, Thermostat)
+    q = jnp.asarray(start.positions.reshape(-1, 3))
+    eqx.filter_eval_shape(simulation.map.potential, q, simulation.particles(q))
+    time = 1000 * settings.barostat_ps * FS
+    return CellRescaling(
+        simulation.map,
+        BAR * settings.pressure_bar,
+        time,
+        settings.compressibility / BAR,
+        max(1, int(RESOLVED * time / simulation.h)),
+        settings.barostat == "flexible",
+        settings.seed,
+    )
 
 
 def usual_skin(masses: np.ndarray, stride_fs: float, temperature: float) -> float:

@@ -9,11 +9,14 @@ import numpy as np
 from scipy.special import erfc
 
 from symstride import __version__
+from symstride.maps.barostat import Box, CellRescaling
 from symstride.measure.statistics import inefficiency
+from symstride.simulate.familiar import outside
 from symstride.simulate.ghmc import Chain, Moves
 from symstride.simulate.nve import Failure
 from symstride.simulate.plan import Plan
 from symstride.simulate.state import State
+from symstride.units import BAR
 
 TRAINED = (
     "symstride",
@@ -24,6 +27,8 @@ TRAINED = (
     "fastest_cm1",
     "trained_seconds",
 )
+
+WILLING = 0.5  # accepted moves of a barostat below which it is told
 
 
 def opening(plan: Plan) -> dict[str, Any]:
@@ -70,10 +75,12 @@ def outcome(plan: Plan, state: State, failure: Failure | None, status: str) -> d
     processing = float(np.mean(state.processing)) / outputs if plan.model.config.processor else None
     divided = int(np.sum(state.divided))
     moves = state.memory.moves if isinstance(state.memory, Chain) else None
+    box = _box(plan, state) if isinstance(state.memory, Box) else {}
     warnings = [
         *plan.warnings,
         *([_divided(plan, divided, state.strides * replicas)] if divided else []),
         *([_unjudged(moves)] if moves and (moves.judged < moves.made).any() else []),
+        *box.pop("warnings", []),
     ]
     untimed = "compiling, writing" if moves else "compiling, energies, writing"
     end = state.strides * plan.stride_fs
@@ -101,6 +108,28 @@ def outcome(plan: Plan, state: State, failure: Failure | None, status: str) -> d
         }
         if failure
         else None,
+    } | box
+
+
+def _box(plan: Plan, state: State) -> dict[str, Any]:
+    """What there is to say of a barostat, with warnings."""
+    map, memory = plan.simulation.map, state.memory
+    assert isinstance(map, CellRescaling)
+    _, pull = memory.of_volume(memory.of_volume.volume)
+    moves = int(memory.strides) // map.every
+    accepted = float(np.mean(memory.accepted)) / max(moves, 1)
+    atoms = len(plan.start.numbers)
+    warnings = outside(plan.model, np.abs(np.linalg.det(memory.cell)) / atoms)
+    if moves and accepted < WILLING:
+        warnings.append(
+            f"{accepted:.0%} of the barostat's moves were accepted: its averages hold, but take long; "
+            "give a longer barostat_ps or a smaller compressibility"
+        )
+    return {
+        "cell_moves": moves,
+        "cell_moves_accepted": accepted,
+        "pressure_added_bar": -float(pull / memory.of_volume.volume) / BAR,
+        "warnings": warnings,
     }
 
 

@@ -4,6 +4,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import equinox as eqx
@@ -22,6 +23,7 @@ from symstride.simulate.ghmc import Chain
 from symstride.simulate.nve import Failure
 from symstride.simulate.output import Output, flatten
 from symstride.simulate.plan import Plan
+from symstride.simulate.pressure import with_volume_energy
 from symstride.simulate.record import independent, opening, outcome, used
 from symstride.simulate.settings import RunSettings as RunSettings
 from symstride.simulate.start import draw_momenta, read_start
@@ -37,7 +39,8 @@ def run(
     settings: RunSettings = RunSettings(),
     progress: Progress = lambda done, total, speed: None,
 ) -> Path:
-    """Runs a model from a structure (see `read_start`), at constant energy or in a heat bath; returns `out`.
+    """Runs a model from a structure (see `read_start`), at constant energy, or in a heat bath and
+    at a pressure; returns `out`.
 
     `out` then holds a trajectory for each replica, `000.h5` and so on, and `run.json`. Stopped or killed, or
     the disk full, a second call goes on, and the result is that of an uninterrupted run to the last bit. A
@@ -115,6 +118,11 @@ class _Run:
         return output.folder
 
     def _begin(self) -> State:
+        if self.energies:
+            simulation = self.plan.simulation
+            known = with_volume_energy(simulation, self.plan.start, self.energies.calculator)
+            self.plan = replace(self.plan, simulation=known)
+            self.motion = self.plan.motion(self.energies)
         plan, start = self.plan, self.plan.start
         q = jnp.asarray(start.positions.reshape(-1, 3))
         forces = self.motion.forces(q, plan.buffer)  # also compiles, so that timing is fair
@@ -155,7 +163,7 @@ class _Run:
         )
         after = state.after(done, time.perf_counter() - began)
         first = state.strides // every + 1  # number of the first frame kept
-        positions, momenta, heat = done.positions, done.momenta, done.heat
+        positions, momenta, heat, cells = done.positions, done.momenta, done.heat, done.cells
         energies, fault = done.energies, None
         if self.output.segments.paths:
             energies = None if energies is None else energies[1:]
@@ -164,10 +172,12 @@ class _Run:
             positions = np.concatenate([np.asarray(state.z.q)[None], positions])
             momenta = np.concatenate([np.asarray(state.z.p)[None], momenta])
             heat = None if heat is None else np.concatenate([np.zeros((1, plan.start.replicas)), heat])
+            first_cell = np.broadcast_to(plan.start.cell, (1, plan.start.replicas, 3, 3))
+            cells = None if cells is None else np.concatenate([first_cell, cells])
         numbers = np.arange(first, first + len(positions))
         if self.energies and energies is None:
-            energies, fault = self.energies.along(numbers, positions, plan.spacing_fs / 1000)
-        frames = flatten(self.one, numbers * plan.spacing_fs, positions, momenta, energies, heat)
+            energies, fault = self.energies.along(numbers, positions, plan.spacing_fs / 1000, cells)
+        frames = flatten(self.one, numbers * plan.spacing_fs, positions, momenta, energies, heat, cells)
         self.output.segments.append(frames, after.arrays())
         self._write_record(after, done.failure, "running")
         if fault:

@@ -29,6 +29,12 @@ class RunSettings:
     thermostat: Literal["langevin", "csvr", "ghmc"] | None = None  # at `temperature_K`; None: constant energy
     thermostat_ps: float = 1.0  # in which it forgets momenta
     ghmc_strides: int = 1  # from one true energy, which accepts or rejects them, to the next
+    barostat: Literal["isotropic", "flexible"] | None = (
+        None  # cells that grow alike in all directions, or not
+    )
+    pressure_bar: float = 1.0
+    barostat_ps: float = 1.0  # in which it forgets volumes, if the system has …
+    compressibility: float = 4.5e-5  # 1/bar, … this one (that of water); no average depends on it
 
     def __post_init__(self) -> None:
         for name in (
@@ -42,6 +48,8 @@ class RunSettings:
             "chunk",
             "thermostat_ps",
             "ghmc_strides",
+            "barostat_ps",
+            "compressibility",
         ):
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
@@ -61,5 +69,16 @@ class RunSettings:
                 f"every: {self.every} is not right: moves are of ghmc_strides = {self.ghmc_strides} strides, "
                 "and frames come between moves: give a multiple of it"
             )
+        if self.barostat not in (None, "isotropic", "flexible"):
+            raise ConfigError(f"barostat: {self.barostat} is not right: isotropic or flexible")
+        if self.barostat and self.thermostat in (None, "ghmc"):
+            raise ConfigError("barostat: give a thermostat too, langevin or csvr; it needs a temperature")
+        if self.barostat and self.calculator is None:
+            raise ConfigError(
+                "barostat: give a calculator too: the forces that a model learns leave its pressure open by "
+                "a function of the volume, which the calculator's energies tell at the start"
+            )
+        if not math.isfinite(self.pressure_bar):
+            raise ConfigError(f"pressure_bar: {self.pressure_bar} is not right: it must be finite")
         if self.unsolved not in ("raise", "substep"):
             raise ConfigError(f"unsolved: {self.unsolved} is not right: raise or substep")

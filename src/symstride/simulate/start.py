@@ -109,7 +109,7 @@ def _read(path: Path, frame: int) -> tuple[Trajectory, float]:
         kinetic = 2 * t.kinetic_energies.mean() / max(3 * t.n_atoms - 3, 1) / KB
         temperature = float(t.info.get("temperature_K") or kinetic)
         q, p = t.positions[frame], t.momenta[frame]
-        numbers, masses, cell, pbc = t.numbers, t.masses, t.cell, t.pbc
+        numbers, masses, cell, pbc = t.numbers, t.masses, t.cell_at(frame), t.pbc
     else:
         if not path.exists():
             raise DataError(f"{path}: no such file")

@@ -32,7 +32,9 @@ class State:
     @property
     def divided(self) -> Array | float:
         """[replicas] strides that were not solved and divided."""
-        memory = self.memory.inner if isinstance(self.memory, Bath) else self.memory
+        memory = self.memory
+        while isinstance(memory, Bath):
+            memory = memory.inner
         return memory.divided if isinstance(memory, Counted) else 0
 
     @staticmethod

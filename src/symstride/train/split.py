@@ -9,6 +9,7 @@ from pathlib import Path
 import numpy as np
 
 from symstride.data import h5md
+from symstride.data.checks import check_constant_cell
 from symstride.data.pairs import kinetic_temperature_energy
 from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError
@@ -34,6 +35,8 @@ class Split:
                 "validation holds out whole trajectories, never frames of one"
             )
         trajectories = [h5md.read(Path(path)) for path in paths]
+        for path, trajectory in zip(paths, trajectories, strict=True):
+            check_constant_cell(trajectory, path)
         digest = hashlib.sha256()
         for path in paths:
             digest.update(Path(path).read_bytes())
