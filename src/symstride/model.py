@@ -17,6 +17,7 @@ from safetensors.numpy import save
 from symstride.actions.forecast import ParticleDirect
 from symstride.actions.generator import LearnedAction
 from symstride.actions.kicks import LearnedKicks
+from symstride.actions.novelty import Novelty
 from symstride.actions.particle import ParticleNetwork
 from symstride.actions.processor import LearnedProcessor
 from symstride.data.config import Config
@@ -35,6 +36,7 @@ from symstride.solve import Anderson
 from symstride.units import KB
 
 FORMAT = 1
+NOVELTY = "novelty"  # before the names of its arrays
 IMPLICIT = ("s3", "corrected")  # kinds of map with an equation to solve
 
 
@@ -134,6 +136,7 @@ class Model:
     provenance: dict
     dressing: "Model | None" = None  # the explicit model before and after, if there is one
     bonded: ForceField | None = None  # of the bonds and angles that some part of the map knows
+    novelty: Novelty | None = None  # of the training data, if the map has features that tell
 
     def with_map(self, built: Any) -> "Model":
         """The same model with other weights."""
@@ -242,7 +245,7 @@ def _between(config: MapConfig, scales: Scales, sizes: dict[str, Any], key: jax.
 def save_model(model: Model, path: Path) -> None:
     """Writes one safetensors file: the arrays by their place in the map, the rest as JSON in the header."""
     header = _header(model) | {"format": FORMAT}
-    data = save({k: np.asarray(v) for k, v in _named(model.map).items()}, {"symstride": json.dumps(header)})
+    data = save({k: np.asarray(v) for k, v in _arrays(model).items()}, {"symstride": json.dumps(header)})
     with replacing(Path(path)) as file:
         file.write(data)
 
@@ -254,6 +257,7 @@ def _header(model: Model) -> dict:
         "elements": list(model.elements),
         "provenance": model.provenance,
         "dressing": None if model.dressing is None else _header(model.dressing),
+        "novelty": None if model.novelty is None else model.novelty.mean.shape[1],
     } | ({} if model.bonded is None else {"bonded": model.bonded.model_dump()})
 
 
@@ -270,7 +274,7 @@ def load_model(path: Path) -> Model:
                     f"{path}: model format {header.get('format')!r}, this version reads {FORMAT}"
                 )
             model = _skeleton(header, path)
-            wanted = _named(model.map)
+            wanted = _arrays(model)
             if set(wanted) != set(file.keys()):
                 odd = sorted(set(wanted) ^ set(file.keys()))[0]
                 raise ModelError(f"{path}: its arrays do not fit its configuration (first: {odd})")
@@ -288,9 +292,8 @@ def load_model(path: Path) -> Model:
                     )
                 if not bool(jnp.all(jnp.isfinite(arrays[name]))):
                     raise ModelError(f"{path}: {name} holds NaN or infinity")
-            leaves, structure = jax.tree_util.tree_flatten_with_path(model.map)
-            filled = [arrays.get(jax.tree_util.keystr(p), leaf) for p, leaf in leaves]
-            return model.with_map(jax.tree_util.tree_unflatten(structure, filled))
+            novelty = model.novelty and _filled(model.novelty, arrays, NOVELTY)
+            return replace(model.with_map(_filled(model.map, arrays)), novelty=novelty)
     except ValidationError as error:
         key = ".".join(map(str, error.errors()[0]["loc"]))
         raise ModelError(
@@ -314,10 +317,26 @@ def _skeleton(header: dict, path: Path) -> Model:
     if bonded is None and (config.bonded or (dressing and dressing.bonded)):
         raise ModelError(f"{path}: its configuration asks for bonds and angles, and it has none")
     built = eqx.filter_eval_shape(build_map, config, scales, elements, jax.random.key(0), dressing)
-    return Model(built, config, scales, elements, dict(header["provenance"]), dressing, bonded)
+    novelty = None
+    if features := header.get("novelty"):
+        shapes = (len(elements), features), (len(elements), features, features), ()
+        novelty = Novelty(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))  # pyright: ignore[reportArgumentType]
+    return Model(built, config, scales, elements, dict(header["provenance"]), dressing, bonded, novelty)
 
 
-def _named(tree) -> dict:
-    """The arrays of a map (or their shapes) by their place in it."""
+def _arrays(model: Model) -> dict:
+    """All arrays of a model, or their shapes."""
+    return _named(model.map) | _named(model.novelty, NOVELTY)
+
+
+def _named(tree, prefix: str = "") -> dict:
+    """Arrays by their place in a tree."""
     leaves = jax.tree_util.tree_flatten_with_path(tree)[0]
-    return {jax.tree_util.keystr(path): leaf for path, leaf in leaves if hasattr(leaf, "shape")}
+    return {prefix + jax.tree_util.keystr(path): leaf for path, leaf in leaves if hasattr(leaf, "shape")}
+
+
+def _filled(tree, arrays: dict, prefix: str = ""):
+    """A tree with arrays in the place of their shapes."""
+    leaves, structure = jax.tree_util.tree_flatten_with_path(tree)
+    filled = [arrays.get(prefix + jax.tree_util.keystr(path), leaf) for path, leaf in leaves]
+    return jax.tree_util.tree_unflatten(structure, filled)

@@ -45,6 +45,11 @@ class LearnedAction(Action):
         powers = x.astype(terms.dtype)[:, None] ** jnp.arange(self.orders + 1)
         return self.energy * jnp.sum(h * jnp.sum(terms * powers, -1))
 
+    def features(self, q: Array, p: Array, h: float | Array, particles: Particles) -> Array:
+        """What S³ is read from, [M, F]."""
+        h = jnp.broadcast_to(h, particles.masses.shape)
+        return self.network.features(q, *motion(p, h, particles, self.length, self.stride_unit), particles)[0]
+
     def force(self, q: Array, particles: Particles) -> Array:
         """−∇V [M, 3], the limit of −∂S³/∂q̄ / h for short strides."""
         still = jnp.zeros_like(q)

@@ -45,6 +45,11 @@ class LearnedKicks(Kicks):
         powers = x.astype(terms.dtype)[:, None] ** jnp.arange(1, self.orders + 1)
         return self.energy * (terms[:, 0] + jnp.sum(corrections * powers, -1))
 
+    def features(self, q: Array, h: float | Array, particles: Particles) -> Array:
+        """What the outermost kick's potential is read from, [M, F]."""
+        x = reduced_stride(h, particles.masses, self.stride_unit)
+        return self.networks[0].features(q, None, x, particles)[0]
+
     def force(self, k: int, q: Array, h: float | Array, particles: Particles) -> Array:
         return -jax.grad(lambda q: jnp.sum(self.potential(k, q, h, particles)))(q)
 

@@ -262,15 +262,21 @@ class ParticleNetwork(eqx.Module):
     def terms(
         self, q: Array, step: Array | None, x: Array, particles: Particles
     ) -> tuple[Array, Densities, Densities]:
-        """[M, outputs], and the densities of both layers they were read from."""
+        """[M, outputs], and the densities of both layers."""
+        features, first, second = self.features(q, step, x, particles)
+        return features @ self.readout, first, second
+
+    def features(
+        self, q: Array, step: Array | None, x: Array, particles: Particles
+    ) -> tuple[Array, Densities, Densities]:
+        """What the outputs are linear in [M, F], and the densities of both layers it comes from."""
         how = _whole if len(q) <= SMALL or jax.default_backend() != "cpu" else _in_blocks
         over = how(*self._edges(q, step, particles))
         species, extra = jnp.asarray(particles.species), self._extra(x, particles)
         first, standard1, hidden1 = over(self._first, species, extra)
         node = hidden1 @ self.node
         second, standard2, hidden2 = over(partial(self._second, node), hidden1, extra)
-        read = jnp.concatenate([hidden1, hidden2, standard1, standard2], -1) @ self.readout
-        return read, first, second
+        return jnp.concatenate([hidden1, hidden2, standard1, standard2], -1), first, second
 
     def calibrated(self, q: Array, step: Array | None, x: Array, particles: Particles) -> "ParticleNetwork":
         """With all internal features standardised over these configurations."""

@@ -32,6 +32,10 @@ def command(
         Literal["raise", "substep"],
         typer.Option(help="strides an implicit map does not solve: end, or divide"),
     ] = "raise",
+    guard: Annotated[
+        Literal["warn", "stop", "substep"],
+        typer.Option(help="where atoms are unlike the training data: say so, end, or take small steps"),
+    ] = "warn",
     thermostat: Annotated[
         Literal["langevin", "csvr", "ghmc"] | None,
         typer.Option(help="a heat bath of the given temperature; ghmc: strides accepted by true energies"),
@@ -69,6 +73,7 @@ def command(
         precision=precision,
         skin=skin,
         unsolved=unsolved,
+        guard=guard,
         thermostat=thermostat,
         thermostat_ps=thermostat_ps,
         ghmc_strides=ghmc_strides,

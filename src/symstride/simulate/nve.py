@@ -14,6 +14,7 @@ from symstride.hamiltonians.bonded import Bonded
 from symstride.maps.barostat import Box, within
 from symstride.maps.base import Map
 from symstride.maps.composition import combine
+from symstride.maps.guarded import Guarded, never_stopping
 from symstride.maps.processed import Processed, kernel_of
 from symstride.maps.substepping import Substepping
 from symstride.maps.thermostat import Bath
@@ -165,7 +166,7 @@ class Simulation:
             z, memory, tally, last = _begin(
                 self.map, z, tally, jnp.asarray(self.h), particles, np.asarray(skin / 2)
             )
-            failure = None if bool(last.accepted) else self._failure(last, 0)
+            failure = None if bool(last.accepted) else self._failure(last, 0, z, particles)
         shapes = z.q.shape, z.q.shape, (self.replicas,), (self.replicas, 3, 3)
         kept = Frames(*(np.zeros((frames + 1, *shape)) for shape in shapes))
         h, target = jnp.asarray(self.h), np.asarray(strides)
@@ -186,7 +187,7 @@ class Simulation:
                     particles = self.particles(z.q, slots, skin, memory)
                     continue
                 if not skin / 2 < excursion <= WIDEST * self.skin / 2:
-                    failure = self._failure(last, begin + done + 1)
+                    failure = self._failure(last, begin + done + 1, z, particles)
                     break
                 skin, widened = 2.2 * excursion, True
             else:
@@ -205,15 +206,28 @@ class Simulation:
         It compiles what a stretch with as many `frames` and `slots` needs.
         """
         rest = Phase(q, jnp.zeros_like(q))
-        done = replace(self, h=SHORT).stretch(rest, None, 1, frames=frames, slots=slots)
+        done = replace(self, h=SHORT, map=never_stopping(self.map)).stretch(
+            rest, None, 1, frames=frames, slots=slots
+        )
         return np.asarray(done.z.p) / SHORT
 
-    def _failure(self, last: "Last", number: int) -> Failure:
+    def _failure(self, last: "Last", number: int, z: Phase, particles: Particles) -> Failure:
         where = f"stride {number} of {self.h / FS:g} fs" if number else "the start"
         replica = int(jnp.argmax(jnp.where(last.unsolved, jnp.inf, last.moved)))  # NaN counts as the largest
         which = f" (replica {replica})" if self.replicas > 1 else ""
-        if bool(jnp.any(last.unsolved)):
-            how = ", whole or divided" if isinstance(within(self.map), Substepping) else ""
+        map, novelty = within(self.map), np.zeros(self.replicas)
+        if isinstance(map, Guarded):
+            if map.policy == "stop":
+                novelty = np.asarray(_novelty(map, z, jnp.asarray(self.h), particles))
+            map = map.map
+        if not novelty[replica] <= 1:
+            error = SimulationError(
+                f"{where} begins where atoms are unlike the training data{which}: at "
+                f"{novelty[replica]:.3g} times the distance that is usual there at most; train on such data, "
+                "or let the guard warn or substep"
+            )
+        elif bool(jnp.any(last.unsolved)):
+            how = ", whole or divided" if isinstance(map, Substepping) else ""
             how = " by the processor" if isinstance(self.map, Processed) else how
             error = ConvergenceError(
                 f"{where} was not solved to the tolerance{how}{which}: "
@@ -227,6 +241,11 @@ class Simulation:
                 "the run left what the model knows (or give a larger skin)"
             )
         return Failure(error, replica)
+
+
+@eqx.filter_jit
+def _novelty(guarded: Guarded, z: Phase, h: Array, particles: Particles) -> Array:
+    return guarded.novelty(guarded.map, z, h, particles)
 
 
 class Last(eqx.Module):

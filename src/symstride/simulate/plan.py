@@ -15,6 +15,7 @@ from symstride.errors import ConfigError
 from symstride.hamiltonians.bonded import join
 from symstride.maps.barostat import CellRescaling
 from symstride.maps.base import Map
+from symstride.maps.guarded import Guarded
 from symstride.maps.substepping import Substepping
 from symstride.maps.thermostat import Langevin, Thermostat, VelocityRescaling
 from symstride.model import IMPLICIT, Model
@@ -67,6 +68,7 @@ class Plan:
         simulation = simulation_of(model, start, stride_fs, skin, start.replicas)
         if settings.unsolved == "substep":
             simulation = replace(simulation, map=Substepping(model.map))
+        simulation = replace(simulation, map=_guarded(simulation.map, model, start, stride_fs, settings))
         simulation = replace(simulation, map=_in_bath(simulation.map, settings))
         if settings.barostat:
             simulation = replace(simulation, map=_at_pressure(simulation, start, settings))
@@ -126,6 +128,21 @@ def simulation_of(
         replicas,
         bonded,
     )
+
+
+def _guarded(map: Map, model: Model, start: Start, stride_fs: float, settings: RunSettings) -> Map:
+    """With a look at the novelty of where it goes, if the model can tell. Monte Carlo needs none."""
+    if model.novelty is None or settings.thermostat == "ghmc":
+        if settings.guard != "warn":
+            why = "ghmc is exact wherever it goes" if model.novelty else "the model cannot tell what is novel"
+            raise ConfigError(f"guard: {settings.guard} has nothing to go by: {why}; leave it at warn")
+        return map
+    return Guarded(map, model.novelty, settings.guard, math.ceil(stride_fs / small_step(start.masses)))
+
+
+def small_step(masses: np.ndarray) -> float:
+    """fs: half of one for hydrogen, at most two."""
+    return min(2.0, 0.5 * math.sqrt(masses.min()))
 
 
 def _in_bath(map: Map, settings: RunSettings) -> Map:

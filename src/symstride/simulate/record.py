@@ -5,17 +5,19 @@ import hashlib
 from typing import Any
 
 import jax
+import jax.numpy as jnp
 import numpy as np
 from scipy.special import erfc
 
 from symstride import __version__
 from symstride.maps.barostat import Box, CellRescaling
+from symstride.maps.guarded import Watch
 from symstride.measure.statistics import inefficiency
 from symstride.simulate.familiar import outside
 from symstride.simulate.ghmc import Chain, Moves
 from symstride.simulate.nve import Failure
 from symstride.simulate.plan import Plan
-from symstride.simulate.state import State
+from symstride.simulate.state import State, remembered
 from symstride.units import BAR
 
 TRAINED = (
@@ -76,10 +78,12 @@ def outcome(plan: Plan, state: State, failure: Failure | None, status: str) -> d
     divided = int(np.sum(state.divided))
     moves = state.memory.moves if isinstance(state.memory, Chain) else None
     box = _box(plan, state) if isinstance(state.memory, Box) else {}
+    watch = remembered(state.memory, Watch)
     warnings = [
         *plan.warnings,
         *([_divided(plan, divided, state.strides * replicas)] if divided else []),
         *([_unjudged(moves)] if moves and (moves.judged < moves.made).any() else []),
+        *([_beyond(plan, watch, state.strides * replicas)] if watch and jnp.any(watch.beyond) else []),
         *box.pop("warnings", []),
     ]
     untimed = "compiling, writing" if moves else "compiling, energies, writing"
@@ -95,6 +99,7 @@ def outcome(plan: Plan, state: State, failure: Failure | None, status: str) -> d
         "divided_strides": divided,
         "warnings": warnings,
         "moves": sampled(moves) if moves else None,
+        "novelty": _novelty(plan, watch) if watch else None,
         "wall_s": state.wall_s,
         "wall_s_per_ps": state.timed_s / simulated if simulated else None,
         "wall_s_per_ps_means": f"of one replica, {replicas} at once; not {untimed}",
@@ -131,6 +136,26 @@ def _box(plan: Plan, state: State) -> dict[str, Any]:
         "pressure_added_bar": -float(pull / memory.of_volume.volume) / BAR,
         "warnings": warnings,
     }
+
+
+def _novelty(plan: Plan, watch: Watch) -> dict[str, Any]:
+    """How far each replica went from the training data; beyond 1 is unlike them."""
+    first = np.asarray(watch.first)
+    return {
+        "farthest": np.asarray(watch.farthest, float).tolist(),
+        "strides_beyond": np.asarray(watch.beyond).tolist(),
+        "first_fs": [None if n < 0 else float(n * plan.stride_fs) for n in first],
+    }
+
+
+def _beyond(plan: Plan, watch: Watch, strides: int) -> str:
+    first = np.asarray(watch.first)
+    dealt = ", and were taken in small steps" if plan.settings.guard == "substep" else ""
+    return (
+        f"{int(np.sum(watch.beyond))} of {strides} strides began where atoms are unlike the training data"
+        f"{dealt}, the first at {plan.stride_fs * first[first >= 0].min() / 1000:.4g} ps; the farthest at "
+        f"{float(jnp.nanmax(watch.farthest)):.3g} times what is usual there at most"
+    )
 
 
 def _divided(plan: Plan, divided: int, strides: int) -> str:

@@ -26,6 +26,7 @@ class RunSettings:
     chunk: int | None = None  # strides between saves
     extxyz: bool = False
     unsolved: Literal["raise", "substep"] = "raise"  # strides an implicit map does not solve: end, or divide
+    guard: Literal["warn", "stop", "substep"] = "warn"  # where atoms are unlike the training data
     thermostat: Literal["langevin", "csvr", "ghmc"] | None = None  # at `temperature_K`; None: constant energy
     thermostat_ps: float = 1.0  # in which it forgets momenta
     ghmc_strides: int = 1  # from one true energy, which accepts or rejects them, to the next
@@ -80,5 +81,7 @@ class RunSettings:
             )
         if not math.isfinite(self.pressure_bar):
             raise ConfigError(f"pressure_bar: {self.pressure_bar} is not right: it must be finite")
+        if self.guard not in ("warn", "stop", "substep"):
+            raise ConfigError(f"guard: {self.guard} is not right: warn, stop or substep")
         if self.unsolved not in ("raise", "substep"):
             raise ConfigError(f"unsolved: {self.unsolved} is not right: raise or substep")

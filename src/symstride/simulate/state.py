@@ -1,7 +1,7 @@
 """Where a run stands, and what a restart needs to know of it."""
 
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeVar
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +9,18 @@ import numpy as np
 from jax import Array
 
 from symstride.maps.substepping import Counted
-from symstride.maps.thermostat import Bath
 from symstride.neighbors import NO_SLOTS, Slots
 from symstride.phase import Phase
 from symstride.simulate.nve import Stretch
+
+M = TypeVar("M")
+
+
+def remembered(memory: Any, kind: type[M]) -> M | None:
+    """The memory of this kind, among those that lie within each other, if there is one."""
+    while memory is not None and not isinstance(memory, kind):
+        memory = getattr(memory, "inner", None)
+    return memory
 
 
 @dataclass(frozen=True)
@@ -32,10 +40,8 @@ class State:
     @property
     def divided(self) -> Array | float:
         """[replicas] strides that were not solved and divided."""
-        memory = self.memory
-        while isinstance(memory, Bath):
-            memory = memory.inner
-        return memory.divided if isinstance(memory, Counted) else 0
+        counted = remembered(self.memory, Counted)
+        return counted.divided if counted else 0
 
     @staticmethod
     def load(saved: dict[str, np.ndarray], memory: Any) -> "State":

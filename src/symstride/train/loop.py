@@ -23,11 +23,13 @@ from symstride.neighbors import Slots
 from symstride.train.checkpoint import Checkpoint, State
 from symstride.train.config import TrainConfig
 from symstride.train.dressing import find_bonds, load_dressing, remaining
+from symstride.train.novelty import measure_novelty
 from symstride.train.objective import Errors, Objective, calibrated
 from symstride.train.optimizer import left_out
 from symstride.train.split import Split, measure_scales
 from symstride.units import KB
 
+SEEN = 128  # batches whose features say what is novel
 GIVE_UP = 50  # steps in a row that had to be left out
 Report = Callable[[int, int, dict | None], None]  # step, steps in all, the latest validation
 
@@ -86,7 +88,12 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
     if state.best_score > 1e8:
         raise SymstrideError("training: no validation was finite; lower schedule.rate, or look at the data")
     provenance = _provenance(config, split, state) | {"fastest_cm1": fastest}
-    model = Model(eqx.combine(state.best, static), config.map, scales, elements, provenance, dressing, bonded)
+    best = eqx.combine(state.best, static)
+    novelty = None
+    if config.map.kind != "direct" and config.map.processor is None:
+        seen = (batch for _, batch in _stream(pairs, config, range(loss.groups), range(total, total + SEEN)))
+        novelty = measure_novelty(best, seen, held_out, len(elements))
+    model = Model(best, config.map, scales, elements, provenance, dressing, bonded, novelty)
     save_model(model, config.output)
     checkpoint.remove()
     return model

@@ -1,0 +1,51 @@
+"""What a trained map has seen: the statistics of its features over the training data."""
+
+from collections.abc import Iterable
+
+import equinox as eqx
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax import Array
+
+from symstride.actions.novelty import Novelty, features_of
+from symstride.data.pairs import Batch
+from symstride.maps.base import Map
+
+FLAT = 1e-6  # of the largest variance: directions in which the data vary less count as no wider
+SEEN = 0.99  # of held-out frames are within the limit
+
+
+def measure_novelty(map: Map, training: Iterable[Batch], held_out: Iterable[Batch], species: int) -> Novelty:
+    """Statistics of the starts of training pairs; the limit is that of held-out ones."""
+    moments = None
+    features = eqx.filter_jit(lambda batch: features_of(map, batch.start, batch.h, batch.particles))
+    for batch in training:
+        more = _moments(np.asarray(features(batch), float), np.asarray(batch.particles.species), species)
+        moments = more if moments is None else jax.tree.map(np.add, moments, more)
+    assert moments is not None
+    count, total, squares = moments
+    count = np.maximum(count, 1)  # a species that held-out data alone have is novel everywhere
+    mean = total / count[:, None]
+    covariance = squares / count[:, None, None] - mean[:, :, None] * mean[:, None]
+    size, axes = np.linalg.eigh(covariance)
+    size = np.maximum(size, 0) + FLAT * size[:, -1:] + 1e-12
+    whitening = axes / np.sqrt(size * size.shape[1])[:, None]
+    found = Novelty(*(jnp.asarray(x, jnp.float32) for x in (mean, whitening, 1.0)))
+
+    @eqx.filter_jit
+    def farthest(batch: Batch) -> Array:
+        return found(map, batch.start, batch.h, batch.particles)
+
+    every = np.concatenate([np.asarray(farthest(batch)) for batch in held_out])
+    return eqx.tree_at(lambda n: n.limit, found, jnp.asarray(np.quantile(every, SEEN), jnp.float32))
+
+
+def _moments(features: np.ndarray, species: np.ndarray, kinds: int) -> tuple[np.ndarray, ...]:
+    """Counts [S], sums [S, F] and sums of products [S, F, F] of the atoms of each species."""
+    of = [features[species == kind] for kind in range(kinds)]
+    return (
+        np.array([len(f) for f in of], float),
+        np.array([f.sum(0) for f in of]),
+        np.array([f.T @ f for f in of]),
+    )
