@@ -167,14 +167,15 @@ def settings(**changes) -> RunSettings:
     """12 moves of two strides, three saves."""
     return RunSettings(
         **{
-            "temperature_K": 300, "length_ps": 0.192, "stride_fs": 8, "every": 2, "chunk": 4, "replicas": 2,
+            "temperature_K": 300, "length_ps": 0.048, "stride_fs": 2, "every": 2, "chunk": 4, "replicas": 2,
             "thermostat": "ghmc", "ghmc_strides": 2, "calculator": CalculatorConfig(name="emt"),
         } | changes
     )  # fmt: skip
 
 
 def test_a_run_stopped_goes_on_to_the_same_end(lattice, tmp_path):
-    model, out, cut = make_model(tmp_path / "model.safetensors"), tmp_path / "out", tmp_path / "cut"
+    model = make_model(tmp_path / "model.safetensors", strides_fs=(2.0,))
+    out, cut = tmp_path / "out", tmp_path / "cut"
     run(model, lattice, out, settings())
     with pytest.raises(Stopped):
         run(model, lattice, cut, settings(), stop)
@@ -188,7 +189,7 @@ def test_a_run_stopped_goes_on_to_the_same_end(lattice, tmp_path):
     atoms.calc = EMT()
     for k in range(2):
         t = h5md.read(out / f"{k:03d}.h5")
-        np.testing.assert_allclose(t.times, 16.0 * np.arange(13))
+        np.testing.assert_allclose(t.times, 4.0 * np.arange(13))
         for n in range(13):
             atoms.positions = t.positions[n]
             assert t.energies[n] == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
@@ -199,7 +200,7 @@ def test_bad_settings(lattice, tmp_path):
         settings(calculator=None)
     with pytest.raises(ConfigError, match=r"every: 3 is not right.*ghmc_strides = 2"):
         settings(every=3)
-    direct = make_model(tmp_path / "direct.safetensors", "direct")
+    direct = make_model(tmp_path / "direct.safetensors", "direct", strides_fs=(2.0,))
     with pytest.raises(ConfigError, match="a direct predictor is neither"):
         run(direct, lattice, tmp_path / "out", settings())
     assert not (tmp_path / "out" / "run.json").exists()
@@ -207,7 +208,7 @@ def test_bad_settings(lattice, tmp_path):
 
 def test_a_calculation_that_fails_is_no_energy_and_a_broken_calculator_an_error(lattice):
     def failing(error):
-        def energy(**_):
+        def energy(*_, **__):
             raise error
 
         return SimpleNamespace(reset=lambda: None, get_potential_energy=energy, implemented_properties=[])

@@ -195,10 +195,13 @@ def sampled(moves: Moves) -> dict[str, Any]:
     }
 
 
-def independent(plan: Plan, potentials: np.ndarray) -> dict[str, float]:
+def independent(plan: Plan, potentials: np.ndarray) -> dict[str, float] | None:
     """How long the true potential energy [F, replicas] of the later half of the frames stays correlated, and
-    what a sample independent of the last costs: 2τ."""
-    samples = inefficiency(potentials[len(potentials) // 2 :])
+    what a sample independent of the last costs: 2τ. None where it never changed."""
+    later = potentials[len(potentials) // 2 :]
+    if len(later) < 2 or not np.ptp(later, axis=0).any():
+        return None
+    samples = inefficiency(later)
     return {
         "autocorrelation_fs": samples * plan.spacing_fs / 2,
         "true_energies_per_sample": samples * plan.settings.every / plan.settings.ghmc_strides,
