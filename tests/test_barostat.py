@@ -1,6 +1,7 @@
 """Barostats sample the isothermal–isobaric ensemble, whatever their time: volumes, shapes, heat, restarts."""
 
 import json
+from dataclasses import replace
 from functools import partial
 
 import equinox as eqx
@@ -17,6 +18,7 @@ from scipy.special import expit
 
 from symstride.data import h5md
 from symstride.data.config import CalculatorConfig
+from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError
 from symstride.hamiltonians.bonded import Bonded
 from symstride.hamiltonians.bonded import join as join_bonds
@@ -25,6 +27,8 @@ from symstride.maps.bonded import BondedFlight
 from symstride.maps.flight import FreeFlight
 from symstride.maps.palindrome import Kicks, Palindrome
 from symstride.maps.thermostat import Langevin
+from symstride.measure.observables import radial_distribution
+from symstride.measure.summary import summarise
 from symstride.model import load_model
 from symstride.neighbors import join, neighbor_list, nobody
 from symstride.phase import Particles, Phase
@@ -249,6 +253,13 @@ def test_a_run_at_constant_pressure(model, structure, tmp_path):
         atoms.calc = EMT()
         assert t.energies[-1] == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
         assert np.abs(t.momenta.sum(1)).max() < 1e-11
+    starts = [replace(h5md.read(out / f"{k:03d}.h5"), energies=None) for k in range(2)]
+    sections, _ = summarise(starts, temperature=300, stride_fs=16)
+    assert 32 * sections["volume"]["A3_per_atom"] == pytest.approx(np.mean([t.volumes for t in starts]))
+    volumes = np.concatenate([t.volumes for t in starts])
+    assert sections["density"]["g_per_cm3"] == pytest.approx(
+        np.mean(32 * 26.982 * 1.66054 / volumes), rel=1e-4
+    )
     record = json.loads((out / "run.json").read_text())
     assert record["cell_moves"] == 12
     assert 0.3 < record["cell_moves_accepted"] <= 1
@@ -268,6 +279,18 @@ def test_the_volume_energy_that_forces_do_not_tell_is_measured(model, structure,
     wanted = -atoms.get_stress()[:3].mean() / BAR
     assert abs(own - wanted) > 1000
     assert own + record["pressure_added_bar"] == pytest.approx(wanted, abs=100)
+
+
+def test_pair_distributions_of_changing_cells():
+    """Points at random, each frame in its own cell: g is one."""
+    rng = np.random.default_rng(0)
+    cells = np.linspace(8.0, 12.0, 40)[:, None, None] * np.eye(3)
+    q = rng.random((40, 60, 3)) @ cells
+    t = Trajectory(
+        np.full(60, 13), np.ones(60), cells[0], np.ones(3, bool), np.arange(40.0), q, 0 * q, cells=cells
+    )
+    g = radial_distribution([t], bins=6)["Al-Al"]
+    assert np.all(np.abs(g.value - 1)[2:] < 0.05)
 
 
 def test_what_has_no_pressure(model, structure, tmp_path):

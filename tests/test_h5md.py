@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from symstride.data import h5md
 from symstride.data.files import replacing
+from symstride.data.importers import load
 from symstride.data.segments import Segments
 from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError
@@ -60,6 +61,36 @@ def test_optional_parts(tmp_path):
     np.testing.assert_array_equal(back.energies, energies)
     h5md.write(tmp_path / "b.h5", make(energies=None, pbc=np.zeros(3, bool), cell=np.zeros((3, 3))))
     assert h5md.read(tmp_path / "b.h5").energies is None
+
+
+def test_cells_that_change_with_time(tmp_path):
+    """Each frame has its own, as H5MD has it; what is learned from has one."""
+    trajectory = make(pbc=np.ones(3, bool), cell=np.diag([6.0, 7.0, 8.0]))
+    cells = trajectory.cell + 0.1 * np.random.default_rng(0).normal(size=(5, 3, 3))
+    changing = replace(trajectory, cell=cells[0], cells=cells)
+    path = tmp_path / "a.h5"
+    parts = [
+        replace(
+            changing, **{n: getattr(changing, n)[part] for n in ("times", "positions", "momenta", "cells")}
+        )
+        for part in (slice(2), slice(2, 5))
+    ]
+    h5md.write_parts(path, ((replace(p, energies=None, forces=None), {}) for p in parts))
+    back = h5md.read(path)
+    np.testing.assert_array_equal(back.cells, cells)
+    np.testing.assert_array_equal(back.cell, cells[0])
+    np.testing.assert_allclose(back.volumes, np.linalg.det(cells))
+    with h5py.File(path) as h5:
+        edges = h5["particles/all/box/edges"]
+        assert edges["value"].attrs["unit"] == "Angstrom"
+        assert edges["time"].attrs["unit"] == "fs"
+        np.testing.assert_array_equal(edges["step"], np.arange(5))
+    with pytest.raises(DataError, match="the cell changes with time; a map is learned at constant cell"):
+        load(path)
+    with h5py.File(path, "r+") as h5:
+        h5["particles/all/box/edges/value"].resize(3, axis=0)
+    with pytest.raises(DataError, match="holds 3 cells and 5 frames"):
+        h5md.read(path)
 
 
 def test_layout_is_h5md(tmp_path):

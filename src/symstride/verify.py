@@ -4,7 +4,7 @@ import hashlib
 import json
 import time
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from ase import Atoms
 
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConvergenceError, DataError, ModelError, SimulationError
+from symstride.measure.observables import frames
 from symstride.measure.report import write_report
 from symstride.measure.structure import (
     Array,
@@ -73,13 +74,17 @@ def verify(
         momentum_error=validation.get("momentum_error"),
         failures_fs=np.array(failures),
     )
-    structure, notes = structure_of(loaded, starts[0], stride, temperature)
+    structure, notes = structure_of(loaded, _ended(starts[0]), stride, temperature)
     if not validation:
         notes.append(f"Validation: the model was not validated at {stride:g} fs.")
     if record["status"] == "running":
         notes.append(f"The run is not complete: {starts[0].times[-1] / 1e3:.4g} ps of it are here.")
     if starts[0].heat is not None:
         notes.append("The run was in a heat bath: what is said of its energy is of the energy less the heat.")
+    if starts[0].cells is not None:
+        notes.append(
+            "The run was at constant pressure: this heat is with the work that the barostat has done."
+        )
     if record["failure"]:
         notes.append(f"The run ended early: {record['failure']['message']}.")
     formula = Atoms(starts[0].numbers).get_chemical_formula(empirical=True)
@@ -134,12 +139,12 @@ class _Exact:
 
 
 def structure_of(
-    model: Model, frames: Trajectory, stride_fs: float, temperature: float
+    model: Model, system: Trajectory, stride_fs: float, temperature: float
 ) -> tuple[dict[str, Any], list[str]]:
     """The report's section "structure" at the last frame, and notes on what could not be measured."""
-    exact = _Exact.of(model, frames, stride_fs)
-    scales = thermal_scales(frames.masses, temperature, stride_fs)
-    q, p = frames.positions[-1], frames.momenta[-1]
+    exact = _Exact.of(model, system, stride_fs)
+    scales = thermal_scales(system.masses, temperature, stride_fs)
+    q, p = system.positions[-1], system.momenta[-1]
     section: dict[str, Any] = {"reversal_strides": REVERSAL_STRIDES}
     notes = []
     try:
@@ -157,6 +162,11 @@ def structure_of(
     except (SimulationError, ConvergenceError) as error:
         notes.append(f"Structure from the last frame: {error}.")
     return section, notes
+
+
+def _ended(t: Trajectory) -> Trajectory:
+    """The frames of the last cell, where the cell changes: the last alone."""
+    return t if t.cells is None else replace(frames(t, slice(-1, None)), cell=t.cells[-1], cells=None)
 
 
 def _model(path: Path, sha256: str) -> Model:

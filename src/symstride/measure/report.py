@@ -84,6 +84,8 @@ def _facts(report: Mapping[str, Any]) -> str:
         "atoms": _number(report.get("n_atoms")),
         "run": f"{report.get('n_starts') or '?'} × {_number(report.get('duration_ps'), ' ps')}",
         "temperature": _number(report.get("temperature_kelvin"), " K"),
+        "volume": _mean(report.get("volume"), "A3_per_atom", "Å³ an atom"),
+        "density": _mean(report.get("density"), "g_per_cm3", "g/cm³"),
         "momentum error": _percent(validation.get("momentum_error")),
         "position error": _percent(validation.get("position_error")),
     }
@@ -251,6 +253,10 @@ def _definitions(entries: Mapping[str, Any]) -> str:
 
 def _number(value: float | None, unit: str = "") -> str:
     return "" if value is None else f"{value:.4g}{unit}"
+
+
+def _mean(found: Mapping[str, float] | None, name: str, unit: str) -> str:
+    return f"{uncertain(found[name], found['stderr'])} {unit}" if found else ""
 
 
 def _percent(value: float | None) -> str:

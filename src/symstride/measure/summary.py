@@ -20,7 +20,7 @@ from symstride.measure.observables import (
 )
 from symstride.measure.spectra import density_of_states, match_peaks, peaks
 from symstride.measure.statistics import Estimate, blocked_mean, combine
-from symstride.units import KB
+from symstride.units import GRAM_PER_CM3, KB
 
 T = TypeVar("T")
 Starts = Sequence[Trajectory]
@@ -110,6 +110,8 @@ def summarise(
         "curves": {},
         "notes": notes,
     }
+    if run[0].cells is not None:
+        sections |= _volume(run)
     if stable is not None:
         sections["stability"] = {
             "starts": starts,
@@ -173,6 +175,15 @@ def _before(run: Starts, failures_fs: np.ndarray) -> Starts:
 
 def _kelvin(found: Estimate) -> dict[str, float]:
     return {"kelvin": float(found.value), "stderr": float(found.stderr)}
+
+
+def _volume(run: Starts) -> dict[str, dict[str, float]]:
+    volume = blocked_mean([t.volumes / t.n_atoms for t in run])
+    density = blocked_mean([t.masses.sum() / t.volumes / GRAM_PER_CM3 for t in run])
+    return {
+        "volume": {"A3_per_atom": float(volume.value), "stderr": float(volume.stderr)},
+        "density": {"g_per_cm3": float(density.value), "stderr": float(density.stderr)},
+    }
 
 
 def _species(shared: Equipartition) -> dict[str, dict[str, float]]:
