@@ -1,5 +1,6 @@
 """Novelty is the distance it says, and what guards a run does what its policy says and nothing else."""
 
+from collections.abc import Callable
 from dataclasses import replace
 
 import equinox as eqx
@@ -12,11 +13,13 @@ from ase.build import bulk
 
 from symstride.actions.novelty import Novelty, features_of
 from symstride.errors import ConfigError
+from symstride.hamiltonians.base import Separable
 from symstride.maps.guarded import LOOK, Guarded
-from symstride.maps.palindrome import Kicks, Palindrome
+from symstride.maps.palindrome import Palindrome
+from symstride.maps.splitting import PotentialKicks
 from symstride.model import MapConfig, Model, NetworkConfig, Scales, build_map, load_model, save_model
 from symstride.neighbors import join, neighbor_list
-from symstride.phase import Particles, Phase
+from symstride.phase import Particles, Phase, bodies
 from symstride.train.novelty import measure_novelty
 from symstride.units import FS
 
@@ -97,75 +100,90 @@ def _args(given):
     return z, H, particles
 
 
-class Known(Kicks):
-    """The map's own potential in the limit of short strides."""
+class Springs(Separable):
+    """Quartic springs between all pairs."""
 
-    of: Palindrome
+    masses: np.ndarray
 
-    def force(self, k, q, h, particles):
-        return -jax.grad(lambda q: jnp.sum(self.of.potential(q, particles)))(q)
+    def potential(self, q):
+        r2 = jnp.sum((q[:, None] - q[None]) ** 2, -1)
+        return jnp.sum(r2**2) / 8 + jnp.sum(r2) / 4
+
+
+class SpringKicks(PotentialKicks):
+    """Those that know their potential too."""
+
+    def potential(self, k, q, h, particles):
+        of_replicas = jax.vmap(self.hamiltonian.potential)(q.reshape(REPLICAS, -1, 3))
+        return jnp.repeat(of_replicas / 3, 3)
+
+
+class Told(Novelty):
+    """A function of the point."""
+
+    tell: Callable = eqx.field(static=True)
+
+    @staticmethod
+    def by(tell):
+        return Told(jnp.zeros(()), jnp.zeros(()), jnp.ones(()), tell)
+
+    def __call__(self, map, z, h, particles):
+        return self.tell(z)
+
+
+CLUSTERS = bodies(np.tile([1.0, 2.0, 3.0], REPLICAS), REPLICAS)
+SPRUNG = Palindrome(SpringKicks(Springs(np.array([1.0, 2.0, 3.0]))), drifts=2)
+
+
+def begun():
+    rng = np.random.default_rng(0)
+    return Phase(*(jnp.asarray(rng.normal(size=(3 * REPLICAS, 3))) for _ in range(2)))
+
+
+def strides(of, h, count):
+    """The end, the memory, and the status of each stride."""
+
+    @jax.jit
+    def go(z):
+        def stride(carry, _):
+            z, memory, status = of.step(*carry, h, CLUSTERS)
+            return (z, memory), status
+
+        return jax.lax.scan(stride, (z, of.begin(z, h, CLUSTERS)), length=count)
+
+    (z, memory), statuses = go(begun())
+    return z, memory, statuses
 
 
 @pytest.mark.parametrize("policy", ["warn", "stop", "substep"])
-def test_policies(map, policy):
+def test_policies(policy):
     """Two replicas of four are beyond; of the others no stride is another."""
-    z, particles = crystals(3, 0.1)
-    width = features_of(map, z, H, particles).shape[1]
-    zero = Novelty(jnp.zeros((2, width)), jnp.zeros((2, width, width)), jnp.ones(()))
     told = jnp.array([0.5, 2.0, 0.9, jnp.nan])
-
-    class Told(Novelty):
-        def __call__(self, map, z, h, particles):
-            return told
-
-    guarded = Guarded(map, Told(zero.mean, zero.whitening, zero.limit), policy, 8)
-
-    @eqx.filter_jit
-    def strides(z, of):
-        memory = of.begin(z, H, particles)
-        statuses = []
-        for _ in range(2):
-            z, memory, status = of.step(z, memory, H, particles)
-            statuses.append(status)
-        return z, memory, statuses
-
-    plain, _, normal = strides(z, map)
-    end, watch, statuses = strides(z, guarded)
+    plain, _, normal = strides(SPRUNG, 0.1, 2)
+    end, watch, statuses = strides(Guarded(SPRUNG, Told.by(lambda z: told), policy, 8), 0.1, 2)
     np.testing.assert_array_equal(watch.beyond, [0, 2, 0, 2])
     np.testing.assert_array_equal(watch.first, [-1, 0, -1, 0])
     np.testing.assert_array_equal(watch.novelty, told)
-    same = np.repeat([True, policy != "substep", True, policy != "substep"], len(z.q) // REPLICAS)
+    same = np.repeat([True, policy != "substep", True, policy != "substep"], 3)
     np.testing.assert_array_equal((np.asarray(end.q) == plain.q).all(1), same)
     wanted = [True, policy != "stop", True, policy != "stop"]
-    np.testing.assert_array_equal(statuses[0].converged, wanted)
+    np.testing.assert_array_equal(statuses.converged, [wanted, wanted])
     if policy == "substep":
-        verlet = Palindrome(Known(map), drifts=1)
-        small = z
-        for _ in range(16):
-            small, _ = eqx.filter_jit(verlet)(small, H / 8, particles)
-        np.testing.assert_allclose(end.q[~same], small.q[~same], atol=1e-9)
-        np.testing.assert_allclose(end.p[~same], small.p[~same], atol=1e-9)
-        more = np.asarray(statuses[0].iterations - normal[0].iterations)
-        np.testing.assert_array_equal(more > 0, [False, True, False, True])
+        small, _, _ = strides(Palindrome(SPRUNG.kicks, drifts=1), 0.1 / 8, 16)
+        np.testing.assert_allclose(end.q[~same], small.q[~same], atol=1e-12)
+        np.testing.assert_allclose(end.p[~same], small.p[~same], atol=1e-12)
+        more = np.asarray(statuses.iterations - normal.iterations)
+        np.testing.assert_array_equal(more > 0, [[False, True, False, True]] * 2)
 
 
-def test_looks_are_every_few_strides(map):
-    z, particles = crystals(3, 0.1)
-    width = features_of(map, z, H, particles).shape[1]
-
-    class Rising(Novelty):
-        def __call__(self, map, z, h, particles):
-            return jnp.linalg.norm(z.q.reshape(REPLICAS, -1), axis=1)
-
-    guarded = Guarded(map, Rising(*(jnp.zeros(s) for s in ((2, width), (2, width, width), ()))), "warn", 8)
-    memory, step = guarded.begin(z, H, particles), eqx.filter_jit(guarded.step)
-    seen = []
-    for _ in range(LOOK + 1):
-        z, memory, _ = step(z, memory, H, particles)
-        seen.append(float(memory.novelty[0]))
-    assert len(set(seen[:LOOK])) == 1
-    assert seen[LOOK] != seen[0]
-    np.testing.assert_allclose(memory.farthest[0], max(seen))
+def test_looks_are_every_few_strides():
+    far = Told.by(lambda z: jnp.linalg.norm(z.q.reshape(REPLICAS, -1), axis=1))
+    _, seen, _ = strides(Guarded(SPRUNG, far, "warn", 8), 0.1, LOOK)
+    _, later, _ = strides(Guarded(SPRUNG, far, "warn", 8), 0.1, LOOK + 1)
+    then, _, _ = strides(SPRUNG, 0.1, LOOK)
+    np.testing.assert_allclose(seen.novelty, far(None, begun(), 0.1, CLUSTERS))
+    np.testing.assert_allclose(later.novelty, far(None, then, 0.1, CLUSTERS))
+    np.testing.assert_allclose(later.farthest, np.maximum(seen.novelty, later.novelty))
 
 
 def test_models_keep_it(map, measured, tmp_path):
