@@ -74,7 +74,7 @@ class Neighbors(eqx.Module):
         slot = jnp.sort(jnp.where(near, jnp.arange(slots), slots), axis=1)[:, : self.close]
         found = slot < slots
         slot = jnp.where(found, slot, 0)
-        own = jnp.arange(len(slot), dtype=jnp.int32)[:, None]
+        own = jnp.arange(slot.shape[0], dtype=jnp.int32)[:, None]
         index = jnp.take_along_axis(jnp.asarray(self.index), slot, axis=1)
         shift = jnp.take_along_axis(jnp.asarray(self.shift), slot[..., None], axis=1)
         shift = jnp.where(self._crowded(near)[:, None, None], jnp.nan, shift)

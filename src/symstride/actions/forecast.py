@@ -57,7 +57,7 @@ class ParticleDirect(Direct):
         vectors = jnp.concatenate([_vectors(d) for d in densities], -1)
         size = 2 * vectors.shape[-1]
         gates, sent, taken = jnp.split(gates, [size, size + PASSED], axis=-1)
-        gates, taken = (x.reshape(len(x), 2, 1, -1) for x in (gates, 1 + taken))
+        gates, taken = (x.reshape(x.shape[0], 2, 1, -1) for x in (gates, 1 + taken))
         messages = self._messages(z.q, vectors @ self.mixing * sent[:, None], particles)
         changes = jnp.sum(vectors[:, None] * gates, -1) + jnp.sum(messages * taken, -1)
         force, other = (self.energy * changes[:, k] for k in (0, 1))

@@ -18,6 +18,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import Array
+from jax.export import is_symbolic_dim
 
 from symstride.neighbors import AnyArray, Neighbors
 from symstride.phase import Particles
@@ -168,7 +169,7 @@ class Layer(eqx.Module):
         t1, t2, t3 = (d.tensors @ w[name] for name in ("t1", "t2", "t3"))
         counted = jnp.asarray(_COUNTED, t1.dtype)
         out = [
-            d.scalars.reshape(len(d.scalars), -1),
+            d.scalars.reshape(d.scalars.shape[0], -1),
             jnp.sum(v1 * v2, 1),
             jnp.sum(t1 * t2 * counted, 1),
             jnp.sum(v1 * _dot(t1, v2), 1),
@@ -270,7 +271,17 @@ class ParticleNetwork(eqx.Module):
         self, q: Array, step: Array | None, x: Array, particles: Particles
     ) -> tuple[Array, Densities, Densities]:
         """What the outputs are linear in [M, F], and the densities of both layers it comes from."""
-        how = _whole if len(q) <= SMALL or jax.default_backend() != "cpu" else _in_blocks
+        whole, blocks = partial(self._features, _whole), partial(self._features, _in_blocks)
+        atoms, given = q.shape[0], (q, step, x, particles)
+        if is_symbolic_dim(atoms):  # exported: it is known where the program runs
+            few = jnp.asarray(atoms) <= SMALL
+            few = jax.lax.platform_dependent(cpu=lambda: few, default=lambda: jnp.asarray(True))
+            return jax.lax.cond(few, whole, blocks, *given)
+        return (whole if atoms <= SMALL or jax.default_backend() != "cpu" else blocks)(*given)
+
+    def _features(
+        self, how: Callable, q: Array, step: Array | None, x: Array, particles: Particles
+    ) -> tuple[Array, Densities, Densities]:
         over = how(*self._edges(q, step, particles))
         species, extra = jnp.asarray(particles.species), self._extra(x, particles)
         first, standard1, hidden1 = over(self._first, species, extra)
@@ -330,7 +341,7 @@ class ParticleNetwork(eqx.Module):
             return edges.functions
         kind = jax.nn.one_hot(edges.of, self.species, dtype=self.dtype, axis=1)
         rows = kind[:, :, None] * edges.functions[:, None]
-        return rows.reshape(len(rows), -1, rows.shape[-1])
+        return rows.reshape(rows.shape[0], -1, rows.shape[-1])
 
     def _by_species(self, a: Array, species: AnyArray) -> Array:
         """[M, y, S·R] → [M, y, C] with the weights of the central atom's species."""
@@ -350,7 +361,7 @@ class ParticleNetwork(eqx.Module):
     def _second_densities(self, edges: Edges, node: Array) -> Densities:
         gathered = edges.pairs.gather(node)
         mixing = (self.radial.decorrelate() @ self.second).T
-        mixing = jnp.broadcast_to(mixing, (len(gathered), *mixing.shape))  # by atoms: no transpose
+        mixing = jnp.broadcast_to(mixing, (gathered.shape[0], *mixing.shape))  # by atoms: no transpose
         weights = mixing @ edges.functions * gathered.swapaxes(1, 2)
         return _graded(jnp.einsum("myk,mck->myc", edges.angular, weights))
 
@@ -365,7 +376,7 @@ def _in_blocks(edges: Callable, pairs: Any) -> Callable:
     """The same by blocks of atoms whose edges, made anew each time they are needed, stay in the cache."""
 
     def over(f: Callable, *atoms: Array) -> Any:
-        count = len(atoms[0])
+        count = atoms[0].shape[0]
         blocks = -(-count // BLOCK)
 
         def cut(x: Array) -> Array:  # the last atom fills the last block

@@ -1,0 +1,85 @@
+"""Strides of an exported model, with jax and numpy alone (and flatbuffers, with which jax reads its exports).
+
+    symstride export models/aluminium-explicit.safetensors aluminium.zip
+    python examples/portable.py aluminium.zip start.npz end.npz 100
+
+start.npz holds q [N, 3] Å, p [N, 3] in u Å/t, t = Å√(u/eV) = 10.18 fs, masses [N] u, species [N] (int32,
+places in the model's list of elements), cell [3, 3] Å, periodic, and bonds and angles if the model has them
+(see `symstride.export`); end.npz the same, so many strides later.
+"""
+
+import json
+import sys
+import zipfile
+
+import jax
+import numpy as np
+from jax import export
+
+jax.config.update("jax_enable_x64", True)
+SKIN = 2.0  # Å
+
+
+def load(path):
+    """begin(q, p, system) → memory, step(q, p, memory, system) → q, p, memory, sound, excursion, and JSON."""
+    with zipfile.ZipFile(path) as file:
+        programs = [export.deserialize(bytearray(file.read(name))) for name in ("begin.bin", "step.bin")]
+        begin, step = (jax.jit(program.call) for program in programs)
+        return begin, step, json.loads(file.read("model.json"))
+
+
+def neighbours(q, cell, cutoff):
+    """The neighbour list of a periodic system at q, by trying all pairs."""
+    inverse = np.linalg.inv(cell)
+    home = np.floor(q @ inverse) @ cell
+    reach = cutoff + SKIN
+    most = np.ceil(reach * np.linalg.norm(inverse, axis=0)).astype(int)
+    images = (np.array(list(np.ndindex(*2 * most + 1))) - most) @ cell
+    inside = q - home
+    apart = inside[None, :, None] + images - inside[:, None, None]  # [N, N, images, 3]
+    r = np.linalg.norm(apart, axis=-1).reshape(len(q), -1)
+    near = (0 < r) & (r < reach)
+    close = room((0 < r) & (r < cutoff))
+    slot = np.argsort(~near, axis=1, kind="stable")[:, : max(room(near), close + 1)]
+    index, image = np.divmod(slot, len(images))
+    return {
+        "index": index.astype(np.int32),
+        "shift": images[image] + home[:, None] - home[index],
+        "mask": np.take_along_axis(near, slot, axis=1),
+        "origin": q,
+        "close": np.zeros(close, np.int32),
+    }
+
+
+def room(pairs):
+    """Slots for the atom that has the most neighbours, some to spare: each other number is compiled anew."""
+    return -(-(pairs.sum(axis=1).max() + 2) // 16) * 16
+
+
+def advance(model, q, p, system, cell, strides):
+    """q and p so many strides later; the list is found anew when an atom has gone half the skin."""
+    begin, step, about = model
+    system = system | neighbours(q, cell, about["cutoff"])
+    q, p, system = jax.device_put(
+        (q, p, system), jax.devices()[0]
+    )  # where all results will be: no recompiling
+    memory, fresh = begin(q, p, system), True
+    while strides:
+        *after, sound, excursion = step(q, p, memory, system)
+        good = sound and excursion <= SKIN / 2  # NaN, crowded or unsolved strides too are not
+        if good:
+            (q, p, memory), strides = after, strides - 1
+        elif fresh:
+            raise SystemExit(f"{strides} strides before the end one was not solved, or atoms moved too far")
+        else:
+            system |= jax.device_put(neighbours(np.asarray(q), cell, about["cutoff"]), jax.devices()[0])
+        fresh = not good
+    return np.asarray(q), np.asarray(p)
+
+
+if __name__ == "__main__":
+    model, start, end, strides = load(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
+    system = dict(np.load(start))
+    q, p, cell = (system.pop(name) for name in ("q", "p", "cell"))
+    q1, p1 = advance(model, q, p, system, cell, strides)
+    np.savez(end, q=q1, p=p1, cell=cell, **system)

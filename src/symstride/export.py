@@ -1,0 +1,169 @@
+"""One stride of a model as a program that needs jax alone, for systems of any size, on CPU and CUDA.
+
+A zip file, nothing of it pickled, of two programs as `jax.export` writes them (StableHLO; jax reads them for
+six months and more) and what is to be known of them:
+
+    begin.bin    begin(q, p, system) → memory, before the first stride and wherever q has been changed
+    step.bin     step(q, p, memory, system) → q, p, memory, sound, excursion
+    model.json   stride, elements, cutoff, units, types of bonds, shapes of all arguments, provenance
+
+`q`, `p` [n, 3] are float64 in Å and u Å/t, t = Å√(u/eV); positions are not wrapped. `system` is a dictionary:
+
+    species [n]         int32, places in the list of elements
+    masses [n]          u
+    index [n, k]        int32, the neighbours j of each atom i, both ways
+    shift [n, k, 3]     Å, their periodic images: r = q_j + shift − q_i
+    mask [n, k]         False in slots that hold no neighbour; their index is that of any atom
+    origin [n, 3]       Å, the positions where the list was found: all pairs closer than cutoff and skin
+    close [c]           int32, only its length counts: an atom's slots for neighbours within the cutoff, c < k
+
+and of a model with flights of bonds and angles (see `symstride.hamiltonians.bonded`; b and a are at least 1:
+a term of stiffness 0 is none)
+
+    bonds [2, b], bond_shifts [b, 3], stretch [3, b], angles [3, a], angle_shifts [2, a, 3], bend [2, a]
+
+`sound` is False where a stride was not solved, or is not finite. `excursion` (Å) is how far an atom went from
+`origin` in it: no more than half the skin, or the list did not cover it; ∞ where an atom had more than c
+neighbours within the cutoff. A stride that fails in either is not to be used. Each n, k, c is compiled anew.
+"""
+
+import hashlib
+import json
+import zipfile
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import jax
+import jax.numpy as jnp
+from ase.data import chemical_symbols
+from jax import export
+
+from symstride import __version__
+from symstride.data.files import replacing
+from symstride.errors import ConfigError
+from symstride.hamiltonians.bonded import Bonded
+from symstride.maps.processed import Processed
+from symstride.model import Model, load_model
+from symstride.neighbors import Neighbors
+from symstride.phase import Particles, Phase
+from symstride.simulate.familiar import check_stride
+from symstride.simulate.nve import Last
+from symstride.simulate.record import TRAINED
+from symstride.units import FS
+
+FORMAT = 1
+PLATFORMS = ("cpu", "cuda")
+UNITS = {"length": "Å", "energy": "eV", "mass": "u", "time": "Å√(u/eV)"}
+System = dict[str, Any]
+
+
+def export_model(model: Path, out: Path, stride_fs: float | None = None) -> dict[str, Any]:
+    """Writes one stride (None: the model's longest) of a model file, and returns what model.json says of it.
+
+    Raises ConfigError for a stride that the model was not trained for, for processed models and where
+    flatbuffers is missing, ModelError for what is no model, DataError where `out` cannot be written.
+    """
+    loaded = load_model(model)
+    if isinstance(loaded.map, Processed):
+        raise ConfigError(
+            f"{model}: a processed model goes on in other coordinates than those of its frames: "
+            "`symstride run` runs it; export a model without a processor"
+        )
+    stride_fs = check_stride(loaded, stride_fs)
+    if find_spec("flatbuffers") is None:
+        raise ConfigError("jax writes and reads exports with flatbuffers: pip install 'symstride[export]'")
+    programs = stride_of(loaded, stride_fs)
+    about = {
+        "format": FORMAT,
+        "kind": loaded.config.kind,
+        "stride_fs": stride_fs,
+        "elements": [chemical_symbols[n] for n in loaded.elements],
+        "cutoff": loaded.config.network.cutoff,
+        "bonded": loaded.bonded.model_dump() if _flies_bonded(loaded) and loaded.bonded else None,
+        "units": UNITS | {"femtosecond": FS},
+        "arguments": {name: _shapes(program) for name, program in programs.items()},
+        "model_sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest(),
+        "provenance": {key: loaded.provenance[key] for key in TRAINED if key in loaded.provenance},
+        "versions": {"symstride": __version__, "jax": jax.__version__},
+    }
+    entries = {f"{name}.bin": bytes(program.serialize()) for name, program in programs.items()}
+    entries["model.json"] = json.dumps(about, indent=1, ensure_ascii=False).encode()
+    with replacing(Path(out)) as file, zipfile.ZipFile(file, "w") as archive:
+        for name, data in entries.items():
+            archive.writestr(zipfile.ZipInfo(name), data)  # dated 1980: the same model gives the same file
+    return about
+
+
+def stride_of(model: Model, stride_fs: float) -> dict[str, export.Exported]:
+    """`begin` and `step` of a model without a processor, with symbolic numbers of atoms, slots and bonds."""
+    h, cutoff = jnp.asarray(stride_fs * FS), model.config.network.cutoff
+
+    def begin(q, p, system: System):
+        return model.map.begin(Phase(q, p), h, _particles(system, cutoff))
+
+    def step(q, p, memory, system: System):
+        z, particles = Phase(q, p), _particles(system, cutoff)
+        end, memory, status = model.map.step(z, memory, h, particles)
+        last = Last.of(z, end, status, particles, jnp.asarray(jnp.inf))
+        return end.q, end.p, memory, last.accepted, last.excursion
+
+    system = _symbolic(_flies_bonded(model))
+    at = system["origin"]
+    first = export.export(jax.jit(begin), platforms=PLATFORMS)(at, at, system)
+    memory = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in first.out_avals]
+    memory = first.out_tree.unflatten(memory)
+    return {"begin": first, "step": export.export(jax.jit(step), platforms=PLATFORMS)(at, at, memory, system)}
+
+
+def _flies_bonded(model: Model) -> bool:
+    return model.config.bonded or (model.dressing is not None and model.dressing.config.bonded)
+
+
+def _symbolic(bonded: bool) -> System:
+    """The shapes of a system."""
+    n, k, c, b, a = export.symbolic_shape("n, k, c, b, a", constraints=["k >= c + 1"])
+
+    def real(*shape) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.float64)
+
+    def whole(*shape) -> jax.ShapeDtypeStruct:
+        return jax.ShapeDtypeStruct(shape, jnp.int32)
+
+    system = {
+        "species": whole(n),
+        "masses": real(n),
+        "index": whole(n, k),
+        "shift": real(n, k, 3),
+        "mask": jax.ShapeDtypeStruct((n, k), jnp.bool_),
+        "origin": real(n, 3),
+        "close": whole(c),
+    }
+    terms = {
+        "bonds": whole(2, b),
+        "bond_shifts": real(b, 3),
+        "stretch": real(3, b),
+        "angles": whole(3, a),
+        "angle_shifts": real(2, a, 3),
+        "bend": real(2, a),
+    }
+    return system | terms if bonded else system
+
+
+def _particles(system: System, cutoff: float) -> Particles:
+    q = system["origin"]
+    pairs = system["index"], system["shift"], system["mask"], q
+    neighbors = Neighbors(*pairs, cutoff, system["close"].shape[0])
+    bonded = None
+    if "bonds" in system:
+        bonds = system["bonds"], system["bond_shifts"], system["stretch"]
+        bonded = Bonded(*bonds, system["angles"], system["angle_shifts"], system["bend"], q.shape[0])
+    return Particles(system["species"], system["masses"], neighbors, 1, bonded)
+
+
+def _shapes(program: export.Exported) -> dict[str, str]:
+    """`float64[n,3]` of each array among the arguments, by its place in them."""
+    arguments, _ = program.in_tree.unflatten(program.in_avals)
+    names = ("q", "p", "system") if len(arguments) == 3 else ("q", "p", "memory", "system")
+    places, _ = jax.tree_util.tree_flatten_with_path(dict(zip(names, arguments, strict=True)))
+    return {jax.tree_util.keystr(place, simple=True, separator="."): a.str_short() for place, a in places}
