@@ -189,7 +189,7 @@ def test_bad_baths(models, lattice, tmp_path):
     for changes, message in (
         ({"temperature_K": None}, "give temperature_K"),
         ({"thermostat_ps": 0.0}, "thermostat_ps: 0.0 is not right"),
-        ({"thermostat": "nose"}, "nose is not right: langevin or csvr"),
+        ({"thermostat": "nose"}, "nose is not right: langevin, csvr or ghmc"),
     ):
         with pytest.raises(ConfigError, match=message):
             settings(**({"thermostat": "langevin"} | changes))
