@@ -8,6 +8,7 @@ Langevin dynamics at 4 fs; LJ13 with velocity Verlet at long steps beside Langev
 ones. The same friction throughout. One core. Writes benchmarks/results/ghmc.json.
 """
 
+import itertools
 import os
 import time
 from dataclasses import replace
@@ -30,7 +31,7 @@ def main() -> None:
     from rows import write
 
     rows = []
-    for row in (*aluminium(), *cluster()):
+    for row in itertools.chain(aluminium(), cluster()):
         rows.append(row)
         print(row, flush=True)
     write(RESULTS, rows)
