@@ -227,7 +227,7 @@ def structure(tmp_path_factory):
 
 def settings(**changes):
     return RunSettings(**({
-        "temperature_K": 300, "length_ps": 0.192, "chunk": 5, "skin": 1.0, "replicas": 2,
+        "temperature_K": 300, "length_ps": 0.192, "chunk": 5, "skin": 1.2, "replicas": 2,
         "thermostat": "csvr", "barostat": "flexible", "barostat_ps": 0.32, "compressibility": 1e-6,
         "calculator": EMT_ENERGIES,
     } | changes))  # fmt: skip
