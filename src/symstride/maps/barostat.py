@@ -126,11 +126,15 @@ class CellRescaling(Map):
         self, z: Phase, memory: Box, h: float | Array, particles: Particles
     ) -> tuple[Phase, Box, Status]:
         key, to_draw, to_judge = jax.random.split(memory.key, 3)
-        here = self._point(z, memory, memory.cell, h, particles)
-        noise = self._allowed(jax.random.normal(to_draw, here.drift.shape, here.drift.dtype))
-        strain = here.drift + jnp.sqrt(here.variance)[:, None, None] * noise
-        z1, cell = _strained(z, memory.cell, strain, particles)
-        there = self._point(z1, memory, cell, h, particles)
+        noise = self._allowed(jax.random.normal(to_draw, memory.cell.shape, memory.cell.dtype))
+
+        def visit(at: tuple[Phase, Array], _) -> tuple[tuple[Phase, Array], tuple[Point, Array]]:
+            point = self._point(at[0], memory, at[1], h, particles)
+            strain = point.drift + jnp.sqrt(point.variance)[:, None, None] * noise
+            return _strained(*at, strain, particles), (point, strain)
+
+        _, visited = jax.lax.scan(visit, (z, memory.cell), length=2)  # compiled once
+        (here, strain), (there, _) = (jax.tree.map(lambda x, n=n: x[n], visited) for n in range(2))
         gain = there.weight - here.weight
         gain = gain + self._log_density(-strain, there) - self._log_density(strain, here)
         accepted = jnp.log(jax.random.uniform(to_judge, gain.shape, gain.dtype)) < gain
