@@ -84,22 +84,28 @@ class Study:
         return [h5md.read(path) for path in paths]
 
     def errors(self, reference, stride: float, steps, outer) -> list[dict]:
-        """Rows of one stride of each method: on the true forces with these `steps` of velocity Verlet and
-        `outer` steps of r-RESPA, on the rival potentials with the same, and learned."""
+        """Rows of one stride: on the true forces with these `steps` of velocity Verlet and `outer` steps of
+        r-RESPA, and learned."""
         pairs = Pairs.of(reference, stride, POINTS, self.temperature)
         calculator, explicit = self.calculator(), self.model()
         rows = []
-        for step in (s for s in steps if s <= stride and (stride / s) % 1 < 1e-6):
-            count = round(stride / step)
-            rows.append(pairs.row("verlet-reference", step, count, verlet(calculator, pairs, step)))
-            ends = learned(self.model("verlet"), pairs, step, SKIN)
-            rows.append(pairs.row("verlet-rival", step, count, ends))
-        for step in (s for s in outer if s <= stride and (stride / s) % 1 < 1e-6):
-            count = round(stride / step)
-            rows.append(pairs.row("respa", step, count, respa(calculator, explicit.bonded, pairs, step)))
-            ends = learned(self.model("respa"), pairs, step, SKIN)
-            rows.append(pairs.row("respa-rival", step, count, ends))
+        for step in _parts(stride, steps):
+            ends = verlet(calculator, pairs, step)
+            rows.append(pairs.row("verlet-reference", step, round(stride / step), ends))
+        for step in _parts(stride, outer):
+            ends = respa(calculator, explicit.bonded, pairs, step)
+            rows.append(pairs.row("respa", step, round(stride / step), ends))
         rows.append(pairs.row("explicit", None, 2, learned(explicit, pairs, stride, SKIN)))
+        return [self._named(r) for r in rows]
+
+    def rival_errors(self, reference, stride: float, steps, outer) -> list[dict]:
+        """The same of velocity Verlet and r-RESPA on learned potentials."""
+        pairs = Pairs.of(reference, stride, POINTS, self.temperature)
+        rows = []
+        for name, method, chosen in (("verlet", "verlet-rival", steps), ("respa", "respa-rival", outer)):
+            for step in _parts(stride, chosen):
+                ends = learned(self.model(name), pairs, step, SKIN)
+                rows.append(pairs.row(method, step, round(stride / step), ends))
         return [self._named(r) for r in rows]
 
     def runs(
@@ -165,6 +171,11 @@ class Study:
 
     def _named(self, row: dict) -> dict:
         return {"system": self.title} | row
+
+
+def _parts(stride: float, steps) -> list[float]:
+    """Those that make up a stride."""
+    return [s for s in steps if s <= stride and abs(stride / s - round(stride / s)) < 1e-6]
 
 
 def spread(reference, count: int):

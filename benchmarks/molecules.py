@@ -58,8 +58,9 @@ def rows_of(study: Study, ps: float, starts: int) -> list[dict]:
     reference = study.reference(*REFERENCE)
     rows = []
     for stride in STRIDES:
-        path = study.work / f"errors-{stride:g}.json"
-        rows += kept(path, lambda h=stride: study.errors(reference, h, VERLET, RESPA))
+        for name, errors in (("errors", study.errors), ("rivals", study.rival_errors)):
+            path = study.work / f"{name}-{stride:g}.json"
+            rows += kept(path, lambda h=stride, e=errors: e(reference, h, VERLET, RESPA))
     for stride in STRIDES:
         for name, bath in (("nve", None), ("langevin", study.langevin)):
             runs = study.runs(name, stride, spread(reference, starts), ps, FRAME_FS, bath)

@@ -3,6 +3,7 @@
 import json
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 
 def simulate(
@@ -124,7 +125,7 @@ def judged(
     return result
 
 
-def kept(path: Path, make) -> dict:
+def kept(path: Path, make) -> Any:
     """What `make` returns, or what it returned before."""
     if not path.exists():
         path.write_text(json.dumps(make(), default=float))

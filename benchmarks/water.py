@@ -46,23 +46,19 @@ def main() -> None:
     given = arguments.parse_args()
     study = replace(STUDY, work=given.work)
     reference = study.reference(*REFERENCE)
-    rows = []
-    for stride in STRIDES:
-        rows += kept(
-            given.work / f"errors-{stride:g}.json", lambda h=stride: study.errors(reference, h, VERLET, RESPA)
-        )
-    for stride in STRIDES[::-1]:
+    stages = {f"errors-{h:g}": lambda h=h: study.errors(reference, h, VERLET, RESPA) for h in STRIDES}
+    for h in STRIDES[::-1]:
         for name, bath in (("nve", None), ("langevin", study.langevin)):
-            rows.append(
-                kept(
-                    given.work / f"{name}-{stride:g}.json",
-                    lambda h=stride, n=name, b=bath: run(study, n, h, reference, given, b),
-                )
-            )
-    rows += kept(given.work / "walls.json", lambda: walls(study, reference[0]))
+            stages[f"{name}-{h:g}"] = lambda h=h, n=name, b=bath: [run(study, n, h, reference, given, b)]
+    stages["walls"] = lambda: walls(study, reference[0])
+    for h in STRIDES:
+        stages[f"rivals-{h:g}"] = lambda h=h: study.rival_errors(reference, h, VERLET, RESPA)
+    rows = []
+    for name, make in stages.items():  # written as it goes: all of it takes hours
+        rows += kept(given.work / f"{name}.json", make)
+        write(RESULTS, rows)
     for row in rows:
         print_row(row)
-    write(RESULTS, rows)
 
 
 def run(study: Study, name: str, stride: float, reference, given, bath) -> dict:
