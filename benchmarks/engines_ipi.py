@@ -27,7 +27,7 @@ XML = """
 
 def ipi(model: Path, atoms, stride_fs: float) -> Callable[[int], tuple]:
     """`symstride.engines.ipi.nve`."""
-    from ipi.scripting import InteractiveSimulation
+    from ipi.scripting import InteractiveSimulation  # pyright: ignore[reportMissingImports]
 
     from symstride.engines import ipi as engine
     from symstride.model import load_model

@@ -18,8 +18,8 @@ from symstride.simulate.start import Start
 from symstride.units import FS, KB
 
 pytest.importorskip("ipi", reason="needs i-PI: pip install ipi")
-from ipi.scripting import InteractiveSimulation
-from ipi.utils.softexit import softexit
+from ipi.scripting import InteractiveSimulation  # pyright: ignore[reportMissingImports]
+from ipi.utils.softexit import softexit  # pyright: ignore[reportMissingImports]
 
 from symstride.engines import ipi
 

