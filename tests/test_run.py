@@ -180,6 +180,8 @@ def test_a_run_in_a_heat_bath(models, lattice, tmp_path):
     for k in range(2):
         t = h5md.read(out / f"{k:03d}.h5")
         assert t.heat[0] == 0
+        kelvins = 2 * t.kinetic_energies[0] / (3 * t.n_atoms - 3) / KB  # half of it becomes potential energy
+        assert kelvins == pytest.approx(2 * given.temperature_K)
         assert len(np.unique(t.heat)) == len(t.times)
         assert np.abs(t.momenta.sum(1)).max() < 1e-12
     assert json.loads((out / "run.json").read_text())["settings"]["thermostat"] == "csvr"

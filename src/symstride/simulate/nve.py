@@ -203,12 +203,11 @@ class Simulation:
     def forces(self, q: Array, frames: int = 0, slots: Slots = NO_SLOTS) -> np.ndarray:
         """−∇V [M, 3] in eV/Å at q, the limit of short strides: what one does to atoms at rest.
 
-        It compiles what a stretch with as many `frames` and `slots` needs.
+        It compiles what a stretch with as many `frames` and `slots` needs, if there is no bath, whose noise
+        is not wanted here.
         """
-        rest = Phase(q, jnp.zeros_like(q))
-        done = replace(self, h=SHORT, map=never_stopping(self.map)).stretch(
-            rest, None, 1, frames=frames, slots=slots
-        )
+        rest, map = Phase(q, jnp.zeros_like(q)), never_stopping(within(self.map))
+        done = replace(self, h=SHORT, map=map).stretch(rest, None, 1, frames=frames, slots=slots)
         return np.asarray(done.z.p) / SHORT
 
     def _failure(self, last: "Last", number: int, z: Phase, particles: Particles) -> Failure:
