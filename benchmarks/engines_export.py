@@ -37,7 +37,7 @@ def exported(model: Path, start, stride_fs: float, skin: float = SKIN) -> Callab
 
     with tempfile.TemporaryDirectory() as folder:
         export_model(model, Path(folder) / "model.zip", stride_fs)
-        begin, step, about = load(Path(folder) / "model.zip")
+        begin, advance, about = load(Path(folder) / "model.zip")
     known = simulation_of(load_model(model), start, stride_fs, skin)
     system = {"species": known.species.astype(np.int32), "masses": known.masses}
     if known.bonded:
@@ -58,25 +58,21 @@ def exported(model: Path, start, stride_fs: float, skin: float = SKIN) -> Callab
     slots = Slots()
     q, p = jax.device_put((start.positions[0], start.momenta[0]), jax.devices()[0])
     given = listed(q)
-    memory, fresh = begin(q, p, given), True
+    memory = begin(q, p, given)
 
-    def advance(strides: int):
-        nonlocal q, p, memory, given, fresh
-        done = 0
-        while done < strides:
-            *after, sound, excursion = step(q, p, memory, given)
-            good = bool(sound) and float(excursion) <= skin / 2
-            if good:
-                q, p, memory = after
-                done += 1
-            elif fresh:
+    def follow(strides: int):
+        nonlocal q, p, memory, given
+        fresh = False  # or as old as the last stride of the call before
+        while strides:
+            q, p, memory, done, _, _ = advance(q, p, memory, given, strides, skin / 2)
+            strides -= int(done)
+            if fresh and done == 0:
                 raise SystemExit("a stride from a fresh neighbour list failed")
-            else:
-                given = listed(q)
-            fresh = not good
+            if strides:
+                given, fresh = listed(q), True
         return q, p
 
-    return advance
+    return follow
 
 
 def library(model: Path, start, stride_fs: float, skin: float = SKIN) -> Callable:

@@ -21,11 +21,11 @@ SKIN = 2.0  # Å
 
 
 def load(path):
-    """begin(q, p, system) → memory, step(q, p, memory, system) → q, p, memory, sound, excursion, and JSON."""
+    """The functions `begin` and `advance` of `symstride.export`, and what there is to know of the model."""
     with zipfile.ZipFile(path) as file:
-        programs = [export.deserialize(bytearray(file.read(name))) for name in ("begin.bin", "step.bin")]
-        begin, step = (jax.jit(program.call) for program in programs)
-        return begin, step, json.loads(file.read("model.json"))
+        programs = [export.deserialize(bytearray(file.read(f"{name}.bin"))) for name in ("begin", "advance")]
+        begin, advance = (jax.jit(program.call) for program in programs)
+        return begin, advance, json.loads(file.read("model.json"))
 
 
 def neighbours(q, cell, cutoff):
@@ -56,30 +56,26 @@ def room(pairs):
     return -(-(pairs.sum(axis=1).max() + 2) // 16) * 16
 
 
-def advance(model, q, p, system, cell, strides):
+def simulate(model, q, p, system, cell, strides):
     """q and p so many strides later; the list is found anew when an atom has gone half the skin."""
-    begin, step, about = model
-    system = system | neighbours(q, cell, about["cutoff"])
-    q, p, system = jax.device_put(
-        (q, p, system), jax.devices()[0]
-    )  # where all results will be: no recompiling
-    memory, fresh = begin(q, p, system), True
-    while strides:
-        *after, sound, excursion = step(q, p, memory, system)
-        good = sound and excursion <= SKIN / 2  # NaN, crowded or unsolved strides too are not
-        if good:
-            (q, p, memory), strides = after, strides - 1
-        elif fresh:
-            raise SystemExit(f"{strides} strides before the end one was not solved, or atoms moved too far")
-        else:
-            system |= jax.device_put(neighbours(np.asarray(q), cell, about["cutoff"]), jax.devices()[0])
-        fresh = not good
-    return np.asarray(q), np.asarray(p)
+    begin, advance, about = model
+    here = jax.devices()[0]
+    q, p, system = jax.device_put((q, p, system | neighbours(q, cell, about["cutoff"])), here)
+    memory = begin(q, p, system)
+    while True:
+        q, p, memory, done, sound, excursion = advance(q, p, memory, system, strides, SKIN / 2)
+        strides -= int(done)
+        if strides == 0:
+            return np.asarray(q), np.asarray(p)
+        if done == 0:
+            why = f"an atom moved {excursion:.2f} Å" if sound else "it was not solved, or gave NaN"
+            raise SystemExit(f"{strides} strides before the end: {why}")
+        system |= jax.device_put(neighbours(np.asarray(q), cell, about["cutoff"]), here)
 
 
 if __name__ == "__main__":
     model, start, end, strides = load(sys.argv[1]), *sys.argv[2:4], int(sys.argv[4])
     system = dict(np.load(start))
     q, p, cell = (system.pop(name) for name in ("q", "p", "cell"))
-    q1, p1 = advance(model, q, p, system, cell, strides)
+    q1, p1 = simulate(model, q, p, system, cell, strides)
     np.savez(end, q=q1, p=p1, cell=cell, **system)

@@ -91,7 +91,7 @@ def listed(q, cell):
 
 def load(path):
     with zipfile.ZipFile(path) as file:
-        programs = [export.deserialize(bytearray(file.read(f"{name}.bin"))) for name in ("begin", "step")]
+        programs = [export.deserialize(bytearray(file.read(f"{name}.bin"))) for name in ("begin", "advance")]
         return *(jax.jit(program.call) for program in programs), json.loads(file.read("model.json"))
 
 
@@ -121,9 +121,9 @@ def test_strides_without_the_library(tmp_path):
 def test_an_implicit_stride_says_whether_it_was_solved(tmp_path):
     built = saved(tmp_path / "a.safetensors", (13,), energy=10.0, kind="s3", tolerance=1e-9)
     export_model(tmp_path / "a.safetensors", tmp_path / "a.zip", 8.0)
-    begin, step, about = load(tmp_path / "a.zip")
+    begin, advance, about = load(tmp_path / "a.zip")
     assert about["stride_fs"] == 8.0
-    assert about["arguments"]["step"]["system.shift"] == "float64[n,k,3]"
+    assert about["arguments"]["advance"]["system.shift"] == "float64[n,k,3]"
     atoms = bulk("Al", cubic=True) * (2, 2, 2)
     rng = np.random.default_rng(0)
     masses, cell = 10 * atoms.get_masses(), atoms.cell.array  # too stiff for atoms of aluminium's mass
@@ -133,14 +133,23 @@ def test_an_implicit_stride_says_whether_it_was_solved(tmp_path):
     system = {"species": np.zeros(32, np.int32), "masses": masses} | arrays
     particles = Particles(system["species"], masses, pairs)
     wanted, status = follow(built, Phase(jnp.asarray(q), jnp.asarray(p)), particles, 1)
-    q1, p1, _, sound, excursion = step(q, p, begin(q, p, system), system)
+    memory = begin(q, p, system)
+    q1, p1, _, done, sound, excursion = advance(q, p, memory, system, 1, 0.5)
     assert sound
+    assert done == 1
     np.testing.assert_allclose(q1, wanted.q, atol=1e-11)
     np.testing.assert_allclose(p1, wanted.p, atol=1e-11)
     np.testing.assert_allclose(excursion, status.excursion, atol=1e-11)
-    memory = begin(q, p, system)
-    assert not step(q, p, memory, system | {"masses": masses / 10})[3]
-    assert not step(q, np.nan * p, memory, system)[3]
+    for wrong in ((p, system | {"masses": masses / 10}), (np.nan * p, system)):
+        q1, p1, _, done, sound, _ = advance(q, wrong[0], memory, wrong[1], 3, 0.5)
+        assert not sound
+        assert done == 0
+        np.testing.assert_array_equal(q1, q)
+        np.testing.assert_array_equal(p1, wrong[0])
+    _, _, _, done, sound, excursion = advance(q, p, memory, system, 100, 0.2)
+    assert sound
+    assert 0 < done < 100
+    assert excursion > 0.2
 
 
 def test_what_cannot_be_exported(tmp_path):

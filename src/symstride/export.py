@@ -1,10 +1,10 @@
-"""One stride of a model as a program that needs jax alone, for systems of any size, on CPU and CUDA.
+"""A model as a program that needs jax alone, for systems of any size, on CPU and CUDA.
 
 A zip file, nothing of it pickled, of two programs as `jax.export` writes them (StableHLO; jax reads them for
 six months and more) and what is to be known of them:
 
     begin.bin    begin(q, p, system) → memory, before the first stride and wherever q has been changed
-    step.bin     step(q, p, memory, system) → q, p, memory, sound, excursion
+    advance.bin  advance(q, p, memory, system, strides, reach) → q, p, memory, done, sound, excursion
     model.json   stride, elements, cutoff, units, types of bonds, shapes of all arguments, provenance
 
 `q`, `p` [n, 3] are float64 in Å and u Å/t, t = Å√(u/eV); positions are not wrapped. `system` is a dictionary:
@@ -22,9 +22,11 @@ a term of stiffness 0 is none)
 
     bonds [2, b], bond_shifts [b, 3], stretch [3, b], angles [3, a], angle_shifts [2, a, 3], bend [2, a]
 
-`sound` is False where a stride was not solved, or is not finite. `excursion` (Å) is how far an atom went from
-`origin` in it: no more than half the skin, or the list did not cover it; ∞ where an atom had more than c
-neighbours within the cutoff. A stride that fails in either is not to be used. Each n, k, c is compiled anew.
+`advance` takes up to so many strides (int64) and tells how many are `done`. One that leads an atom farther
+than `reach` (Å, half the skin) from `origin` is not taken: `excursion` is how far, ∞ where an atom has more than
+c neighbours within the cutoff. The list is to be found anew at q then; where even with a new one none is done,
+the simulation is at its end. Nor is a stride taken that was not solved, or is not finite: `sound` is False then.
+Each n, k and c is compiled anew.
 """
 
 import hashlib
@@ -59,7 +61,7 @@ System = dict[str, Any]
 
 
 def export_model(model: Path, out: Path, stride_fs: float | None = None) -> dict[str, Any]:
-    """Writes one stride (None: the model's longest) of a model file, and returns what model.json says of it.
+    """Writes strides of one length (None: the longest) of a model file, and returns what model.json says.
 
     Raises ConfigError for a stride that the model was not trained for, for processed models and where
     flatbuffers is missing, ModelError for what is no model, DataError where `out` cannot be written.
@@ -73,7 +75,7 @@ def export_model(model: Path, out: Path, stride_fs: float | None = None) -> dict
     stride_fs = check_stride(loaded, stride_fs)
     if find_spec("flatbuffers") is None:
         raise ConfigError("jax writes and reads exports with flatbuffers: pip install 'symstride[export]'")
-    programs = stride_of(loaded, stride_fs)
+    programs = programs_of(loaded, stride_fs)
     about = {
         "format": FORMAT,
         "kind": loaded.config.kind,
@@ -95,25 +97,42 @@ def export_model(model: Path, out: Path, stride_fs: float | None = None) -> dict
     return about
 
 
-def stride_of(model: Model, stride_fs: float) -> dict[str, export.Exported]:
-    """`begin` and `step` of a model without a processor, with symbolic numbers of atoms, slots and bonds."""
+def programs_of(model: Model, stride_fs: float) -> dict[str, export.Exported]:
+    """`begin` and `advance` of a model without a processor, with symbolic numbers of atoms, slots, bonds."""
     h, cutoff = jnp.asarray(stride_fs * FS), model.config.network.cutoff
 
     def begin(q, p, system: System):
         return model.map.begin(Phase(q, p), h, _particles(system, cutoff))
 
-    def step(q, p, memory, system: System):
-        z, particles = Phase(q, p), _particles(system, cutoff)
-        end, memory, status = model.map.step(z, memory, h, particles)
-        last = Last.of(z, end, status, particles, jnp.asarray(jnp.inf))
-        return end.q, end.p, memory, last.accepted, last.excursion
+    def advance(q, p, memory, system: System, strides, reach):
+        particles = _particles(system, cutoff)
+
+        def go_on(carry):
+            _, _, done, last = carry
+            return last.accepted & (done < strides)
+
+        def stride(carry):
+            z, memory, done, _ = carry
+            *after, status = model.map.step(z, memory, h, particles)
+            last = Last.of(z, after[0], status, particles, reach)
+            chosen = jax.tree.map(lambda new, old: jnp.where(last.accepted, new, old), after, [z, memory])
+            return *chosen, done + last.accepted, last
+
+        none = jnp.zeros(1)
+        last = Last(jnp.asarray(True), none.astype(bool), none, none[0])
+        start = Phase(q, p), memory, jnp.zeros((), int), last
+        z, memory, done, last = jax.lax.while_loop(go_on, stride, start)
+        sound = ~last.unsolved[0] & jnp.isfinite(last.moved[0])
+        return z.q, z.p, memory, done, sound, last.excursion
 
     system = _symbolic(_flies_bonded(model))
     at = system["origin"]
     first = export.export(jax.jit(begin), platforms=PLATFORMS)(at, at, system)
     memory = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in first.out_avals]
     memory = first.out_tree.unflatten(memory)
-    return {"begin": first, "step": export.export(jax.jit(step), platforms=PLATFORMS)(at, at, memory, system)}
+    strides, reach = (jax.ShapeDtypeStruct((), kind) for kind in (jnp.int64, jnp.float64))
+    rest = export.export(jax.jit(advance), platforms=PLATFORMS)(at, at, memory, system, strides, reach)
+    return {"begin": first, "advance": rest}
 
 
 def _flies_bonded(model: Model) -> bool:
@@ -164,6 +183,7 @@ def _particles(system: System, cutoff: float) -> Particles:
 def _shapes(program: export.Exported) -> dict[str, str]:
     """`float64[n,3]` of each array among the arguments, by its place in them."""
     arguments, _ = program.in_tree.unflatten(program.in_avals)
-    names = ("q", "p", "system") if len(arguments) == 3 else ("q", "p", "memory", "system")
+    names = ("q", "p", "memory", "system", "strides", "reach")
+    names = ("q", "p", "system") if len(arguments) == 3 else names
     places, _ = jax.tree_util.tree_flatten_with_path(dict(zip(names, arguments, strict=True)))
     return {jax.tree_util.keystr(place, simple=True, separator="."): a.str_short() for place, a in places}
