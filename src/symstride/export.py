@@ -23,10 +23,10 @@ a term of stiffness 0 is none)
     bonds [2, b], bond_shifts [b, 3], stretch [3, b], angles [3, a], angle_shifts [2, a, 3], bend [2, a]
 
 `advance` takes up to so many strides (int64) and tells how many are `done`. One that leads an atom farther
-than `reach` (Å, half the skin) from `origin` is not taken: `excursion` is how far, ∞ where an atom has more than
-c neighbours within the cutoff. The list is to be found anew at q then; where even with a new one none is done,
-the simulation is at its end. Nor is a stride taken that was not solved, or is not finite: `sound` is False then.
-Each n, k and c is compiled anew.
+than `reach` (Å, half the skin) from `origin` is not taken: `excursion` is how far, ∞ where an atom has more
+than c neighbours within the cutoff. The list is to be found anew at q then; where even with a new one none is
+done, the simulation is at its end. Nor is a stride taken that was not solved, or is not finite: `sound` is
+False then. Each n, k and c is compiled anew.
 """
 
 import hashlib
