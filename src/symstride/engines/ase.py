@@ -195,8 +195,7 @@ class CSVR(StrideDynamics):
         _check_bath(seed, temperature_K=temperature_K, taut=taut)
         if not atoms.get_momenta().any():
             raise ConfigError(
-                "momenta: all are zero, and no factor heats them; draw them, as "
-                "ase.md.velocitydistribution.MaxwellBoltzmannDistribution does"
+                "momenta: all are zero, and no factor heats them; draw them (ase.md.velocitydistribution)"
             )
         self._given = {"temperature_K": temperature_K, "taut": taut, "seed": seed}
         bath = partial(thermostat.VelocityRescaling, kT=KB * temperature_K, time=taut, seed=seed)
