@@ -35,7 +35,7 @@ from symstride.simulate.plan import simulation_of
 from symstride.simulate.run import RunSettings, run
 from symstride.simulate.start import read_start
 from symstride.units import BAR
-from test_run import Stopped, make_model, stop
+from test_run import NETWORK, Stopped, make_model, stop
 
 jax.config.update("jax_enable_x64", True)
 KT = 0.7
@@ -215,7 +215,8 @@ def test_a_list_is_good_up_to_its_excursion_where_space_was_deformed():
 
 @pytest.fixture(scope="module")
 def model(tmp_path_factory):
-    return make_model(tmp_path_factory.mktemp("model") / "al.safetensors")
+    network = NETWORK.model_copy(update={"cutoff": 3.4})
+    return make_model(tmp_path_factory.mktemp("model") / "al.safetensors", network=network)
 
 
 @pytest.fixture(scope="module")
@@ -227,8 +228,8 @@ def structure(tmp_path_factory):
 
 def settings(**changes):
     return RunSettings(**({
-        "temperature_K": 300, "length_ps": 0.192, "chunk": 5, "skin": 1.2, "replicas": 2,
-        "thermostat": "csvr", "barostat": "flexible", "barostat_ps": 0.32, "compressibility": 1e-6,
+        "temperature_K": 300, "stride_fs": 8.0, "length_ps": 0.096, "chunk": 5, "skin": 1.0, "replicas": 2,
+        "thermostat": "csvr", "barostat": "flexible", "barostat_ps": 0.16, "compressibility": 1e-6,
         "calculator": EMT_ENERGIES,
     } | changes))  # fmt: skip
 
