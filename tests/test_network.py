@@ -156,7 +156,6 @@ def _crystal() -> tuple[Atoms, Phase]:
     [
         ("explicit", {}),
         ("explicit", {"drifts": 3, "shared": False}),
-        ("verlet", {}),
         ("s3", {"tolerance": 1e-13}),
     ],
 )

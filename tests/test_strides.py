@@ -55,7 +55,6 @@ def waters():
 
 
 CASES = {
-    "explicit": (lambda: model_of((13,)), aluminium, 8.0),
     "s3": (lambda: model_of((13,), "s3", tolerance=1e-9), aluminium, 8.0),
     "bonded": (lambda: model_of((1, 8), drift="bonded", bonded=SPC), waters, 2.0),
 }

@@ -21,7 +21,7 @@ SOFT = CalculatorConfig(name="lj", arguments={"sigma": 2.0, "epsilon": 1e-5})  #
 BARS = {"symplectic_defect": 1e-11, "reversal_error_angstrom": 1e-9, "momentum_drift": 1e-11}
 
 
-@pytest.fixture(scope="module", params=["explicit", "s3", "processed"])
+@pytest.fixture(scope="module", params=["s3", "processed"])
 def done(request, lattice, tmp_path_factory):  # noqa: F811
     """A finished run in float32, two replicas, true energies; too soft and short for atoms to collide."""
     folder = tmp_path_factory.mktemp("run")
