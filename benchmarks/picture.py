@@ -33,7 +33,7 @@ def fill_readme(name: str, results: dict) -> None:
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(r[c] for c in columns) + " |" for r in rows]
     machine = results["machine"]["processor"]
-    lines += ["", f"{machine}, one thread, {results['date']}; drift over four starts, one standard error."]
+    lines += ["", f"{machine}, one thread, {results['date']}; drifts with one standard error."]
     path, source = ROOT / "README.md", f"<!-- figures: benchmarks/{name}.py -->"
     table = f"{source}\n\n" + "\n".join(lines) + "\n\n<!-- end of figures -->"
     pattern = re.escape(source) + ".*?<!-- end of figures -->"
@@ -54,6 +54,7 @@ def cells(r: dict) -> dict[str, str]:
         "step, fs": f"{r['step_fs']:g}" if "step_fs" in r else "",
         "gradients per ps": f"{r['gradients_per_ps']:.1f}",
         "wall, s/ps": f"{r['wall_s_per_ps']:.3f}" if "wall_s_per_ps" in r else "",
+        "run": f"{r['starts']} × {r['length_ps']:.3g} ps" if "starts" in r else "",
         "error p / q, %": error,
         "drift, meV/atom/ps": drift,
     }
