@@ -13,7 +13,7 @@ from symstride.data.pairs import Batch
 from symstride.maps.base import Map
 
 FLAT = 1e-6  # of the largest variance: directions in which the data vary less count as no wider
-SEEN = 0.99  # of held-out frames are within the limit
+SEEN, MARGIN = 0.99, 1.5  # of held-out frames are within the limit, and by how much: a run looks often
 
 
 def measure_novelty(map: Map, training: Iterable[Batch], held_out: Iterable[Batch], species: int) -> Novelty:
@@ -38,7 +38,7 @@ def measure_novelty(map: Map, training: Iterable[Batch], held_out: Iterable[Batc
         return found(map, batch.start, batch.h, batch.particles)
 
     every = np.concatenate([np.asarray(farthest(batch)) for batch in held_out])
-    return eqx.tree_at(lambda n: n.limit, found, jnp.asarray(np.quantile(every, SEEN), jnp.float32))
+    return eqx.tree_at(lambda n: n.limit, found, jnp.asarray(MARGIN * np.quantile(every, SEEN), jnp.float32))
 
 
 def _moments(features: np.ndarray, species: np.ndarray, kinds: int) -> tuple[np.ndarray, ...]:
