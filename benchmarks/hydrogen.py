@@ -27,6 +27,7 @@ class Study:
     schedule: dict
     data: dict = field(default_factory=dict)  # changes of its sample.yaml
     temperature: float = 300.0  # K
+    explicit: str = "explicit"  # the learned map's file, of these strides
 
     def configuration(self) -> dict:
         """What its reference is sampled with."""
@@ -37,7 +38,7 @@ class Study:
             make(self.system, folder, self.data.get("trajectories", 12))
         return yaml.safe_load((folder / "sample.yaml").read_text()) | self.data
 
-    def model(self, name: str = "explicit"):
+    def model(self, name: str | None = None):
         """The explicit map with bonded drifts and two kicks, a network each; `verlet`, a potential of that
         size; `respa`, one about bonded drifts."""
         from symstride.data.config import SampleConfig
@@ -52,11 +53,14 @@ class Study:
             "verlet": {"kind": "verlet"},
             "respa": {"kind": "verlet", "drift": "bonded"},
         }
+        name = name or self.explicit
         path = self.work / f"{name}.safetensors"
         if not path.exists():
             data = tuple(map(str, sample(SampleConfig.model_validate(self.configuration()))))
-            settings = maps[name] | {"strides_fs": self.strides, "network": self.network}
-            schedule = self.schedule | ({} if name == "explicit" else {"steps": self.schedule["steps"] // 4})
+            settings = maps[name.split("-")[0]] | {"strides_fs": self.strides, "network": self.network}
+            schedule = self.schedule | (
+                {} if name == self.explicit else {"steps": self.schedule["steps"] // 4}
+            )
             config = {"data": data, "map": settings, "schedule": schedule, "output": path}
             train(
                 TrainConfig.model_validate(config),
@@ -70,8 +74,9 @@ class Study:
 
         return make_calculator(CalculatorConfig.model_validate(self.configuration()["calculator"]))
 
-    def reference(self, trajectories: int, ps: float):
-        """Trajectories not trained on, a frame every 2 fs."""
+    def reference(self, trajectories: int, ps: float, masses: dict[str, float] | None = None):
+        """Trajectories not trained on, a frame every 2 fs; of the same system with other `masses` (u by
+        symbol), if they are given."""
         from symstride.data import h5md
         from symstride.data.config import SampleConfig
         from symstride.data.sample import sample
@@ -79,9 +84,38 @@ class Study:
         configuration = self.configuration()
         every = round(2 / configuration["timestep_fs"])
         changes = {"temperature_K": self.temperature, "trajectories": trajectories, "length_ps": ps}
-        changes |= {"every": every, "seed": 1000, "output": self.work / "long", "segment_frames": 1000}
+        output = self.work / ("other-masses" if masses else "long")
+        changes |= {"every": every, "seed": 1000, "output": output, "segment_frames": 1000}
+        changes |= {"structure": configuration["structure"] | {"masses": masses}}
         paths = sample(SampleConfig.model_validate(configuration | changes))
         return [h5md.read(path) for path in paths]
+
+    def canonical(self, starts, ps: float, frame_fs: float, step_fs: float = 0.5):
+        """Langevin dynamics on the true forces, from these starts; its momenta forget within 0.1 ps."""
+        from ase import Atoms
+
+        from symstride.data import h5md
+        from symstride.data.dynamics import make_dynamics
+
+        found = []
+        for k, start in enumerate(starts):
+            path = self.work / f"canonical-{k:03d}.h5"
+            if not path.exists():
+                atoms = Atoms(start.numbers, start.positions[0], cell=start.cell, pbc=start.pbc)
+                atoms.set_masses(start.masses)
+                atoms.set_momenta(start.momenta[0])
+                atoms.calc = self.calculator()
+                dynamics, frames = make_dynamics(atoms, step_fs), []
+                move = dynamics.langevin(self.temperature, np.random.default_rng([k, 1]))
+                for _ in range(round(1000 * ps / frame_fs)):
+                    move(round(frame_fs / step_fs))
+                    frames.append((dynamics.read()[0], atoms.positions.copy(), atoms.get_momenta()))
+                energies, positions, momenta = map(np.array, zip(*frames, strict=True))
+                times = frame_fs * np.arange(len(frames))
+                changes = {"times": times, "positions": positions, "momenta": momenta, "energies": energies}
+                h5md.write(path, replace(start, forces=None, info={}, **changes))
+            found.append(h5md.read(path))
+        return found
 
     def errors(self, reference, stride: float, steps, outer) -> list[dict]:
         """Rows of one stride: on the true forces with these `steps` of velocity Verlet and `outer` steps of
@@ -150,7 +184,7 @@ class Study:
 
         return lambda map: Langevin(map, KB * self.temperature, 1000 * FS, seed)
 
-    def wall(self, name: str, start, stride: float, replicas: int = 1, strides: int = 40) -> float:
+    def wall(self, name: str | None, start, stride: float, replicas: int = 1, strides: int = 40) -> float:
         """Seconds a picosecond of one replica: the median of five stretches."""
         import jax.numpy as jnp
 
@@ -168,6 +202,36 @@ class Study:
             done = simulation.stretch(done.z, done.memory, strides, slots=done.slots)
             walls.append((time.perf_counter() - began) / (strides * stride / 1000 * replicas))
         return sorted(walls)[2]
+
+    def drift_over_kick(self, start, stride: float) -> float:
+        """What one drift costs, of one kick: the ratio of medians of five stretches."""
+        import equinox as eqx
+        import jax.numpy as jnp
+
+        from symstride.maps.palindrome import Palindrome
+        from symstride.phase import Phase
+        from symstride.simulate.plan import simulation_of
+        from symstride.units import FS
+
+        simulation = simulation_of(self.model(), start, stride, SKIN)
+        z = Phase(*(jnp.asarray(getattr(start, x)[0]) for x in ("positions", "momenta")))
+        particles, map, h = simulation.particles(z.q), simulation.map, stride * FS
+        assert isinstance(map, Palindrome)
+        fraction = map.fractions[0]
+        drift = eqx.filter_jit(lambda z: map.flow.step(z, None, fraction * h, particles)[0].q)
+        kick = eqx.filter_jit(lambda z: map.kicks.force(1, z.q, h, particles))
+
+        def wall(work) -> float:
+            work(z).block_until_ready()
+            taken = []
+            for _ in range(5):
+                began = time.perf_counter()
+                for _ in range(20):
+                    work(z).block_until_ready()
+                taken.append(time.perf_counter() - began)
+            return sorted(taken)[2]
+
+        return wall(drift) / wall(kick)
 
     def _named(self, row: dict) -> dict:
         return {"system": self.title} | row

@@ -5,12 +5,14 @@ potentials of the same network.
 
     python benchmarks/molecules.py NAME … [--work DIR] [--ps 20] [--starts 8]
 
-NAME: ethanol, paracetamol, dipeptide. Writes benchmarks/results/NAME.json; each stage is kept in DIR/NAME.
+NAME: ethanol, paracetamol, dipeptide. Of the dipeptide also how its backbone's torsions are distributed, in a
+bath, beside Langevin dynamics at 0.5 fs on the true forces. Writes benchmarks/results/NAME.json; each stage
+is kept in DIR/NAME.
 """
 
 import argparse
 import time
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
@@ -22,10 +24,12 @@ RESULTS = Path(__file__).parent / "results"
 STRIDES = (4.0, 6.0)  # fs
 VERLET = (0.25, 0.5, 1.0, 2.0)  # fs
 RESPA = (1.0, 2.0, 3.0, 4.0, 6.0)
-REFERENCE = (4, 8.0)  # trajectories, ps
+REFERENCE = (4, 4.0)  # trajectories, ps
 FRAME_FS = 24.0
+TORSIONS = {"φ": (4, 6, 8, 14), "ψ": (6, 8, 14, 16)}  # atoms of the dipeptide
+TORSION_RUNS = (32, 50.0)  # starts, ps
 SIDE_BY_SIDE = 32  # replicas that the wall is also measured of
-DATA = {"trajectories": 16, "temperature_K": [300, 300, 400, 500], "thermalize_ps": 1.0, "length_ps": 1.6}
+DATA = {"trajectories": 12, "temperature_K": [300, 300, 400, 500], "thermalize_ps": 0.5, "length_ps": 1.2}
 STUDY = Study(
     system="",
     title="",
@@ -65,10 +69,58 @@ def rows_of(study: Study, ps: float, starts: int) -> list[dict]:
         for name, bath in (("nve", None), ("langevin", study.langevin)):
             runs = study.runs(name, stride, spread(reference, starts), ps, FRAME_FS, bath)
             rows.append(study.run_row(f"explicit-{name}", stride, runs, reference))
+    if study.system == "dipeptide":
+        rows += kept(
+            study.work / "torsions.json", lambda: torsions(study, spread(reference, TORSION_RUNS[0]))
+        )
     rows += kept(study.work / "walls.json", lambda: walls(study, reference[0]))
     for row in rows:
         print_row(row)
     return rows
+
+
+def torsions(study: Study, starts) -> list[dict]:
+    """How the backbone's two angles are distributed, of the learned map and of the reference, in a bath."""
+    from ase.geometry import get_dihedrals
+
+    from symstride.measure.observables import deviation, histogram
+
+    def distributions(runs):
+        edges = np.linspace(0, 360, 37)
+        angles = {n: [get_dihedrals(*_vectors(t, TORSIONS[n])) for t in runs] for n in TORSIONS}
+        return {name: histogram(found, edges) for name, found in angles.items()}
+
+    expected = distributions(study.canonical(starts, TORSION_RUNS[1], 50.0))
+    rows = []
+    for stride in STRIDES:
+        runs = study.runs("torsions", stride, starts, TORSION_RUNS[1], 48.0, study.langevin)
+        found = distributions([t for t in runs if not t.info["failed"]])
+        row = {
+            "method": "explicit-torsions",
+            "system": study.title,
+            "stride_fs": stride,
+            "starts": len(starts),
+        }
+        row |= {"gradients_per_ps": 2000 / stride, "failed": sum(bool(t.info["failed"]) for t in runs)}
+        row["torsions"] = {
+            name: {
+                "degrees": curve.x.tolist(),
+                "density": curve.value.tolist(),
+                "stderr": curve.stderr.tolist(),
+                "reference": expected[name].value.tolist(),
+                "reference_stderr": expected[name].stderr.tolist(),
+                **asdict(deviation(curve, expected[name])),
+            }
+            for name, curve in found.items()
+        }
+        rows.append(row)
+    return rows
+
+
+def _vectors(t, atoms: tuple[int, int, int, int]):
+    """The three bonds of a torsion, [T, 3] each."""
+    q = t.positions[:, atoms]
+    return q[:, 1] - q[:, 0], q[:, 2] - q[:, 1], q[:, 3] - q[:, 2]
 
 
 def walls(study: Study, start) -> list[dict]:

@@ -4,7 +4,8 @@
 
 NAME: water64, water216, water512 (SPC/Fw), ethanol, paracetamol (GFN2-xTB), dipeptide (ACE-ALA-NME, Amber14,
 in vacuum), dipeptide-water (in SPC/Fw). Writes starts.xyz, sample.yaml and, for OpenMM, topology.pdb. The
-starts of a liquid are frames of the last four fifths of `ps` of Langevin dynamics at 300 K.
+starts are then frames of the last four fifths of `ps` of Langevin dynamics, of a liquid at 300 K, in vacuum
+at 500 K, where the backbone turns sooner.
 """
 
 import argparse
@@ -121,7 +122,7 @@ def _compressed(topology: app.Topology, positions: unit.Quantity) -> tuple[app.T
 def equilibrated(
     topology: app.Topology, positions: unit.Quantity, calculator: dict, starts: int, ps: float
 ) -> list[Atoms]:
-    """Relaxed; and if there is a box, `starts` frames of the last four fifths of `ps` at 300 K."""
+    """Relaxed, then `starts` frames of the last four fifths of `ps` of Langevin dynamics."""
     from symstride.data.calculators import make_calculator
     from symstride.data.config import CalculatorConfig
     from symstride.data.dynamics import make_dynamics
@@ -136,12 +137,11 @@ def equilibrated(
     atoms.calc = make_calculator(CalculatorConfig.model_validate(calculator))
     dynamics = make_dynamics(atoms, 0.5)
     rng = np.random.default_rng(0)
-    move = dynamics.langevin(300.0, rng)
+    move = dynamics.langevin(300.0 if cell else 500.0, rng)
     openmm.LocalEnergyMinimizer.minimize(atoms.calc.context, 10.0, 500)
     frames = []
-    for _ in range(starts if cell else 1):
-        if cell:
-            move(round(1600 * ps / starts) if frames else round(400 * ps))
+    for _ in range(starts):
+        move(round(1600 * ps / starts) if frames else round(400 * ps))
         dynamics.read()
         frames.append(Atoms(atoms.symbols, atoms.positions, cell=atoms.cell, pbc=atoms.pbc))
     return frames

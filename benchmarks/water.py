@@ -4,8 +4,8 @@ Verlet and r-RESPA on the reference's own forces and on potentials of the same n
     python benchmarks/water.py [--work DIR] [--ps 50] [--starts 20]
 
 Errors of one stride are all measured from the same frames, not trained on. Runs at constant energy and in a
-Langevin bath of 1 ps begin from frames of the reference's own runs. Writes benchmarks/results/water.json.
-Each stage is kept in DIR and not repeated.
+Langevin bath of 1 ps begin from frames of the reference's own runs. Heavy water is moved by the same model.
+Writes benchmarks/results/water.json. Each stage is kept in DIR and not repeated.
 """
 
 import argparse
@@ -23,6 +23,7 @@ VERLET = (0.25, 0.5, 1.0, 2.0)  # fs
 RESPA = (1.0, 2.0, 3.0, 4.0, 6.0)
 REFERENCE = (4, 20.0)  # trajectories, ps
 SPECTRUM_PS, FRAME_FS = 20.0, 48.0
+DEUTERIUM, HEAVY_PS = {"H": 2.014}, 20.0  # u
 LAG = 2000.0  # fs, from which on oxygen diffuses
 STUDY = Study(
     system="water64",
@@ -45,14 +46,22 @@ def main() -> None:
     arguments.add_argument("--starts", type=int, default=20)
     given = arguments.parse_args()
     study = replace(STUDY, work=given.work)
+    longer = replace(study, explicit="explicit-8", strides=(8.0,), schedule=STUDY.schedule | {"steps": 4000})
+    heavy = replace(study, title="64 D2O SPC/Fw 300 K")
     reference = study.reference(*REFERENCE)
     stages = {f"errors-{h:g}": lambda h=h: study.errors(reference, h, VERLET, RESPA) for h in STRIDES}
-    for h in STRIDES[::-1]:
+
+    def runs(h: float) -> None:
         for name, bath in (("nve", None), ("langevin", study.langevin)):
             stages[f"{name}-{h:g}"] = lambda h=h, n=name, b=bath: [run(study, n, h, reference, given, b)]
-    stages["walls"] = lambda: walls(study, reference[0])
+
+    runs(6.0)
     for h in STRIDES:
+        stages[f"heavy-{h:g}"] = lambda h=h: heavy_rows(heavy, h)
         stages[f"rivals-{h:g}"] = lambda h=h: study.rival_errors(reference, h, VERLET, RESPA)
+    stages["errors-8"] = lambda: longer.errors(reference, 8.0, VERLET, RESPA)
+    stages["walls"] = lambda: walls([study, longer], reference[0])
+    runs(4.0)
     rows = []
     for name, make in stages.items():  # written as it goes: all of it takes hours
         rows += kept(given.work / f"{name}.json", make)
@@ -69,6 +78,14 @@ def run(study: Study, name: str, stride: float, reference, given, bath) -> dict:
         few = study.runs("spectrum", stride, spread(reference, len(reference)), SPECTRUM_PS, stride)
         row["spectrum"] = study.run_row("spectrum", stride, few, reference).get("comparisons")
     return row
+
+
+def heavy_rows(study: Study, stride: float) -> list[dict]:
+    """Errors and runs at constant energy of a model that has seen no deuterium."""
+    reference = study.reference(*REFERENCE, masses=DEUTERIUM)
+    rows = study.errors(reference, stride, VERLET, RESPA)
+    runs = study.runs("heavy", stride, spread(reference, len(reference)), HEAVY_PS, FRAME_FS)
+    return [*rows, study.run_row("explicit-nve", stride, runs, reference)]
 
 
 def diffusion(runs, reference) -> dict:
@@ -89,22 +106,20 @@ def _slope(curve) -> float:
     return 1000 * float(np.polyfit(curve.x[curve.x >= LAG], curve.value[curve.x >= LAG], 1)[0]) / 6
 
 
-def walls(study: Study, start) -> list[dict]:
+def walls(studies: list[Study], start) -> list[dict]:
     """Wall seconds a picosecond of 64 and 512 molecules (the box eight times), beside the rival's at 1 fs."""
     rows = []
     for repeat in (1, 2):
         system = repeated(start, repeat)
-        for name, stride in (("verlet", 1.0), *(("explicit", h) for h in STRIDES)):
-            method = "verlet-rival" if name == "verlet" else name
-            row = {
-                "method": f"{method}-wall",
-                "system": study.title,
-                "n_atoms": system.n_atoms,
-                "stride_fs": stride,
-            }
-            gradients = 1 if name == "verlet" else 2
-            row |= {"gradients_per_stride": gradients, "gradients_per_ps": 1000 * gradients / stride}
-            rows.append(row | {"wall_s_per_ps": study.wall(name, system, stride)})
+        fixed = {"system": studies[0].title, "n_atoms": system.n_atoms}
+        wall = studies[0].wall("verlet", system, 1.0)
+        rival = {"method": "verlet-rival-wall", "stride_fs": 1.0, "gradients_per_ps": 1000.0}
+        rows.append(rival | fixed | {"wall_s_per_ps": wall})
+        for study in studies:
+            for h in study.strides:
+                row = {"method": "explicit-wall", "stride_fs": h, "gradients_per_ps": 2000 / h} | fixed
+                row["drift_over_kick"] = study.drift_over_kick(system, h)
+                rows.append(row | {"wall_s_per_ps": study.wall(None, system, h)})
     return rows
 
 

@@ -225,6 +225,8 @@ def test_training_warns_of_bad_strides_alone(water, metal):
     caustic, resonance = said(water, kind="explicit", strides_fs=[6, 8])
     assert "near the caustic" in caustic
     assert "8 fs is on a resonance" in resonance
+    caustic, resonance = said(water, kind="explicit", drift="bonded", strides_fs=[6, 8])
+    assert "near the caustic" in caustic
     assert len(said(water, kind="s3", strides_fs=[8], dressing="al.safetensors")) == 1
     for kind in ("explicit", "s3", "corrected", "direct", "verlet"):
         assert not said(metal, kind=kind, strides_fs=[8, 16, 32])

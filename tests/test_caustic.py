@@ -7,9 +7,11 @@ import pytest
 from scipy.optimize import brentq
 
 from symstride.data.trajectory import Trajectory
-from symstride.errors import DataError
+from symstride.errors import ConfigError, DataError
 from symstride.measure.caustic import LIMITS, fastest_mode, in_stride, limit, reach
 from symstride.measure.spectra import WAVENUMBER_FS
+from symstride.model import MapConfig, Model
+from symstride.simulate.familiar import check_stride, reach_of
 from symstride.units import FS
 
 
@@ -79,3 +81,31 @@ def test_limits_solve_their_equations():
     assert limit("explicit", 4).caustic == pytest.approx(4 * np.pi)
     assert in_stride(limit("verlet").caustic, 3700.0) == pytest.approx(2.87, abs=0.01)
     assert in_stride(limit("verlet").usable, 3700.0) == pytest.approx(0.57, abs=0.01)
+
+
+@pytest.mark.parametrize(("turn", "exists"), [(0.9, True), (1.0, False), (1.1, True)])
+def test_bonded_drifts_have_a_caustic_where_they_turn_by_pi(turn, exists):
+    """Around it kicks K(a)R K(b)R K(a) can give back any small force that the drift R lacks, of one mode."""
+    angle = turn * limit("bonded explicit", 2).caustic / 2
+
+    def stride(a: float, b: float) -> np.ndarray:
+        rotation = np.array([[np.cos(angle), np.sin(angle)], [-np.sin(angle), np.cos(angle)]])
+        outer, inner = (np.array([[1, 0], [-k, 1]]) for k in (a, b))
+        return outer @ rotation @ inner @ rotation @ outer
+
+    changes = [(stride(*k) - stride(0, 0)).ravel() / 1e-6 for k in ((1e-6, 0), (0, 1e-6))]
+    assert (np.linalg.svd(changes, compute_uv=False)[1] > 0.1) == exists
+
+
+def test_past_a_caustic_that_drifts_carry_is_warned_about_alone():
+    config = MapConfig(kind="explicit", drift="bonded", strides_fs=(8.0,))
+    model = Model(None, config, None, (1, 8), {"fastest_cm1": 3640 * 9.0 / 8})
+    found = reach_of(model, 8.0)
+    assert found.near
+    assert "near the caustic" in str(found)
+    assert check_stride(model, 8.0) == 8.0
+    past = replace(model, provenance={"fastest_cm1": 3640 * 9.5 / 8})
+    assert "past the caustic" in str(reach_of(past, 8.0))
+    assert check_stride(past, 8.0) == 8.0
+    with pytest.raises(ConfigError, match="past the caustic"):
+        check_stride(replace(past, config=config.without_bonds()), 8.0)

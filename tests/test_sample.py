@@ -21,7 +21,7 @@ from symstride.cli import app
 from symstride.data import h5md
 from symstride.data.calculators import make_calculator
 from symstride.data.checks import energy_drift
-from symstride.data.config import CalculatorConfig, SampleConfig
+from symstride.data.config import CalculatorConfig, SampleConfig, StructureConfig
 from symstride.data.files import locked
 from symstride.data.reference import Stopped, build_structure, sample_one, shadow_energies, steps_in_all
 from symstride.data.sample import sample
@@ -113,6 +113,11 @@ def test_what_is_written(tmp_path):
     atoms.positions = first.positions[7]
     np.testing.assert_allclose(atoms.get_forces(), first.forces[7], atol=1e-12)
     assert atoms.get_potential_energy() == pytest.approx(first.energies[7], abs=1e-12)
+
+
+def test_masses_of_isotopes():
+    atoms = build_structure(StructureConfig(bulk="NaCl", masses={"Na": 22.0}))  # pyright: ignore[reportCallIssue]
+    np.testing.assert_allclose(atoms.get_masses(), [22.0, 35.45])
 
 
 def test_frames_are_verlets(tmp_path):
@@ -354,6 +359,7 @@ def test_command_line_starts_without_jax():
         ({"file": "no.xyz"}, "no.xyz cannot be made"),
         ({"file": "overlap.xyz"}, "atoms 0 and 1 of frame 0 are at one place"),
         ({"file": "flat.traj"}, "no length along a periodic direction"),
+        ({"bulk": "Al", "masses": {"H": 2.0, "D": 2.0}}, "masses: bulk Al has no D, H"),
     ],
 )
 def test_bad_structures(tmp_path, monkeypatch, structure, says):

@@ -42,6 +42,9 @@ class StructureConfig(Config):
     cubic: bool = False
     a: PositiveFloat | None = Field(default=None, description="lattice constant, Å")
     repeat: tuple[PositiveInt, PositiveInt, PositiveInt] = (1, 1, 1)
+    masses: dict[str, PositiveFloat] | None = Field(
+        default=None, description="u by chemical symbol, of isotopes or repartitioned masses: `H: 2.014`"
+    )
 
     @model_validator(mode="after")
     def _one_source(self) -> "StructureConfig":

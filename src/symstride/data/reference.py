@@ -53,6 +53,10 @@ def build_structure(config: StructureConfig, trajectory: int = 0) -> Atoms:
     if atoms.constraints:
         raise DataError(f"{source}: has constraints; a Hamiltonian map needs all atoms free")
     atoms = atoms.repeat(config.repeat)
+    masses = config.masses or {}
+    if absent := sorted(masses.keys() - set(atoms.symbols)):
+        raise ConfigError(f"structure.masses: {source} has no {', '.join(absent)}")
+    atoms.set_masses([masses.get(atom.symbol, atom.mass) for atom in atoms])
     still = np.zeros_like(atoms.positions)
     check_trajectory(_trajectory(atoms, {}, [_Frame(0.0, atoms.positions, still, 0.0, still)]), source)
     return atoms

@@ -47,6 +47,7 @@ MAPS = {
     "S³": limit("s3"),
     "S³ in free flight": limit("dressed s3"),
     "explicit, 2 drifts": limit("explicit", 2),
+    "explicit, 2 bonded drifts": limit("bonded explicit", 2),
     "explicit, 4 drifts": limit("explicit", 4),
     "velocity Verlet": limit("verlet"),
 }

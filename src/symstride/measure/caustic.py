@@ -23,6 +23,7 @@ class Limit:
     caustic: float
     picard: float = math.inf  # nothing to iterate
     share: float = NEAR  # of the caustic that is of use
+    passable: bool = False  # the map exists again beyond, for modes of which the drift leaves little
 
     @property
     def usable(self) -> float:
@@ -41,8 +42,15 @@ LIMITS = {
 
 
 def limit(kind: str, drifts: int = 2) -> Limit:
-    """Of "s1", "s2", "s3", "dressed s3" (by free flight), "verlet" or "explicit" (n equal drifts: nπ)."""
-    return Limit(drifts * math.pi) if kind == "explicit" else LIMITS[kind]
+    """Of "s1", "s2", "s3", "dressed s3" (by free flight), "verlet" or "explicit" (n equal drifts: nπ).
+
+    And of "bonded explicit": drifts that are flights of bonds turn a mode by θ/n between two kicks. Where that
+    is π, all kicks act at one phase of it, and cannot give back what the bonds leave out of its force: the
+    resonance of r-RESPA (Ma, Izaguirre, Skeel, SIAM J. Sci. Comput. 24, 1951 (2003)).
+    """
+    if kind in ("explicit", "bonded explicit"):
+        return Limit(drifts * math.pi, passable=kind != "explicit")
+    return LIMITS[kind]
 
 
 def in_stride(theta: float, wavenumber: float) -> float:

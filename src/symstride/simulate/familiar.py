@@ -9,8 +9,6 @@ from ase.data import chemical_symbols
 from symstride.errors import ConfigError
 from symstride.maps.dressed import Dressed
 from symstride.maps.flight import FreeFlight
-from symstride.maps.palindrome import Palindrome
-from symstride.maps.processed import kernel_of
 from symstride.measure.caustic import Reach, limit
 from symstride.measure.spectra import WAVENUMBER_FS
 from symstride.model import IMPLICIT, Model
@@ -24,7 +22,7 @@ def check_stride(model: Model, stride_fs: float | None) -> float:
     """The stride to take: the longest the model was trained for if none is given.
 
     Raises ConfigError beyond the range it was trained for, or where the fastest mode in its data is at the
-    caustic of its kind of map or past it. A plain potential takes any.
+    caustic of its kind of map or past it, unless its drifts carry that mode. A plain potential takes any.
     """
     known = model.config.strides_fs
     if stride_fs is None:
@@ -32,21 +30,20 @@ def check_stride(model: Model, stride_fs: float | None) -> float:
     elif model.config.kind != "verlet" and not 0.999 * min(known) <= stride_fs <= 1.001 * max(known):
         raise ConfigError(f"stride_fs: {stride_fs:g} fs; the model was trained for {_range(known)} fs")
     reach = reach_of(model, stride_fs)
-    if reach and reach.theta >= reach.limit.caustic:
+    if reach and reach.theta >= reach.limit.caustic and not reach.limit.passable:
         raise ConfigError(f"stride_fs: {stride_fs:g} fs is too long: {reach}")
     return stride_fs
 
 
 def reach_of(model: Model, stride_fs: float) -> Reach | None:
     """Where such a stride puts the fastest mode in the training data; None if the model does not say, or its
-    kind has no caustic, or one that is not known (S³ dressed by a learned map, drifts with bonds)."""
-    kernel = kernel_of(model.map)
-    if isinstance(kernel, Palindrome) and not isinstance(kernel.flow, FreeFlight):
-        return None
+    kind has no caustic, or one that is not known (S³ dressed by a learned map or by bonds)."""
     wavenumber, kind = model.provenance.get("fastest_cm1"), model.config.kind
+    if kind == "explicit" and model.config.bonded:
+        kind = "bonded explicit"
     if kind in IMPLICIT and isinstance(model.map, Dressed) and isinstance(model.map.dressing, FreeFlight):
         kind = "dressed s3"
-    if not wavenumber or kind not in ("explicit", "dressed s3"):
+    if not wavenumber or kind not in ("explicit", "bonded explicit", "dressed s3"):
         return None
     theta = 2 * math.pi * WAVENUMBER_FS * wavenumber * stride_fs
     return Reach(wavenumber, theta, limit(kind, model.config.drifts))

@@ -156,8 +156,10 @@ def _fastest(split: Split, config: TrainConfig) -> float | None:
     of a stride near a caustic, or on a resonance."""
     if config.map.kind in ("direct", "verlet"):
         return None
-    kind = limit("explicit", config.map.drifts) if config.map.kind == "explicit" else limit("dressed s3")
-    if config.map.bonded or config.map.dressing is not None:  # what is left to learn has another caustic
+    kind = limit("dressed s3")
+    if config.map.kind == "explicit":
+        kind = limit("bonded explicit" if config.map.bonded else "explicit", config.map.drifts)
+    if config.map.dressing is not None:  # what is left to learn has another caustic
         kind = Limit(math.inf)
     try:
         advice = Advice.of(split.training)

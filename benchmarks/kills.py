@@ -1,0 +1,144 @@
+"""Kill −9 at random times: what was complete stays readable, and going on ends where nothing was killed.
+
+    python benchmarks/kills.py [--work DIR] [--kills 50] [--seed 0]
+
+`symstride sample`, `train` and `run`, one after the other, on 32 atoms of EMT aluminium: each first without a
+kill, then killed again and again, at times spread over all it does, until its share of the kills is spent.
+After each kill every file that bears its final name is read; at the end all arrays are compared bit for bit.
+Writes benchmarks/results/kills.json.
+"""
+
+import argparse
+import random
+import shutil
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import yaml
+
+from rows import write
+
+RESULTS = Path(__file__).parent / "results" / "kills.json"
+MODEL = Path(__file__).parent.parent / "models" / "aluminium-explicit.safetensors"
+SAMPLE = {
+    "structure": {"bulk": "Al", "cubic": True, "a": 4.0, "repeat": [2, 2, 2]},
+    "calculator": {"name": "emt"},
+    "temperature_K": 300,
+    "trajectories": 3,
+    "thermalize_ps": 0.2,
+    "length_ps": 1.0,
+    "timestep_fs": 2,
+    "segment_frames": 25,
+    "output": "reference",
+}
+TRAIN = {
+    "data": ["reference"],
+    "map": {"kind": "explicit", "strides_fs": [8], "network": {"channels": 4, "products": 4, "hidden": 8}},
+    "schedule": {"force_steps": 40, "steps": 160, "frames": 4, "validate_every": 10},
+    "output": "model.safetensors",
+}
+RUN = "--length-ps 40 --temperature 300 --every 20 --calculator emt --energies 10 --thermostat langevin"
+
+
+@dataclass(frozen=True)
+class Work:
+    """A command, the files it makes, and what to read of one."""
+
+    arguments: list[str]
+    made: str  # a pattern
+    read: Callable[[Path], dict[str, np.ndarray]]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--work", type=Path, default=Path("kills.part"))
+    arguments.add_argument("--kills", type=int, default=50)
+    arguments.add_argument("--seed", type=int, default=0)
+    given = arguments.parse_args()
+    run = ["run", str(MODEL.resolve()), "reference/0000.h5", "--out", "run", *RUN.split()]
+    works = {
+        "sample": Work(["sample", "sample.yaml"], "reference/*.h5", trajectory),
+        "train": Work(["train", "train.yaml"], "model.safetensors", weights),
+        "run": Work(run, "run/*.h5", trajectory),
+    }
+    whole, torn = given.work / "whole", given.work / "torn"
+    shutil.rmtree(given.work, ignore_errors=True)
+    for folder in (whole, torn):
+        folder.mkdir(parents=True)
+        (folder / "sample.yaml").write_text(yaml.safe_dump(SAMPLE))
+        (folder / "train.yaml").write_text(yaml.safe_dump(TRAIN))
+    rng = random.Random(given.seed)
+    rows = []
+    for n, (name, work) in enumerate(works.items()):
+        share = given.kills * (n + 1) // len(works) - given.kills * n // len(works)
+        rows.append({"method": name} | killed(work, whole, torn, share, rng))
+        print(rows[-1], flush=True)
+    write(RESULTS, rows)
+
+
+def killed(work: Work, whole: Path, torn: Path, kills: int, rng: random.Random) -> dict:
+    """Kills spent, how many before any file was whole, files read, and those with other arrays in the end."""
+    began = time.monotonic()
+    finish(work, whole)
+    seconds = time.monotonic() - began
+    spent = early = read = 0
+    while spent < kills:
+        process = subprocess.Popen(command(work), cwd=torn, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
+        try:
+            _, said = process.communicate(timeout=rng.uniform(0.1, 1.0) * seconds)
+            if process.returncode:
+                raise SystemExit(f"{' '.join(work.arguments)}: {said.decode()}")
+            subprocess.run(["rm", "-r", work.made.split("/")[0]], cwd=torn, check=True)  # done: once more
+        except subprocess.TimeoutExpired:
+            process.send_signal(signal.SIGKILL)
+            process.wait()
+            spent += 1
+            early += not any(torn.glob(work.made))
+        found = [work.read(path) for path in sorted(torn.glob(work.made))]
+        read += len(found)
+    finish(work, torn)
+    pairs = zip(sorted(whole.glob(work.made)), sorted(torn.glob(work.made)), strict=True)
+    differ = [a.name for a, b in pairs if not same(work.read(a), work.read(b))]
+    return {
+        "kills": spent,
+        "before_any_file": early,
+        "files_read": read,
+        "differ": differ,
+        "seconds": seconds,
+    }
+
+
+def command(work: Work) -> list[str]:
+    return [str(Path(sys.executable).with_name("symstride")), *work.arguments]
+
+
+def finish(work: Work, folder: Path) -> None:
+    subprocess.run(command(work), cwd=folder, check=True, stdout=subprocess.DEVNULL)
+
+
+def same(a: dict[str, np.ndarray], b: dict[str, np.ndarray]) -> bool:
+    return a.keys() == b.keys() and all(np.array_equal(a[k], b[k], equal_nan=True) for k in a)
+
+
+def trajectory(path: Path) -> dict[str, np.ndarray]:
+    from symstride.data import h5md
+
+    found = h5md.read(path)
+    names = ("times", "positions", "momenta", "energies", "forces", "heat")
+    return {name: getattr(found, name) for name in names if getattr(found, name) is not None}
+
+
+def weights(path: Path) -> dict[str, np.ndarray]:
+    from safetensors.numpy import load_file
+
+    return load_file(path)
+
+
+if __name__ == "__main__":
+    main()
