@@ -44,9 +44,9 @@ LIMITS = {
 def limit(kind: str, drifts: int = 2) -> Limit:
     """Of "s1", "s2", "s3", "dressed s3" (by free flight), "verlet" or "explicit" (n equal drifts: nπ).
 
-    And of "bonded explicit": drifts that are flights of bonds turn a mode by θ/n between two kicks. Where that
-    is π, all kicks act at one phase of it, and cannot give back what the bonds leave out of its force: the
-    resonance of r-RESPA (Ma, Izaguirre, Skeel, SIAM J. Sci. Comput. 24, 1951 (2003)).
+    And of "bonded explicit": drifts that are flights of bonds turn a mode by θ/n between two kicks. Where
+    that is π, all kicks act at one phase of it, and cannot give back what the bonds leave out of its force:
+    the resonance of r-RESPA (Ma, Izaguirre, Skeel, SIAM J. Sci. Comput. 24, 1951 (2003)).
     """
     if kind in ("explicit", "bonded explicit"):
         return Limit(drifts * math.pi, passable=kind != "explicit")
