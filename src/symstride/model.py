@@ -277,7 +277,7 @@ def load_model(path: Path) -> Model:
             wanted = _arrays(model)
             if set(wanted) != set(file.keys()):
                 odd = sorted(set(wanted) ^ set(file.keys()))[0]
-                raise ModelError(f"{path}: its arrays do not fit its configuration (first: {odd})")
+                raise ModelError(f"{path}: its arrays do not fit its configuration (first: {odd!r})")
             arrays = {}
             for name, want in wanted.items():
                 got = file.get_slice(name)
@@ -312,6 +312,8 @@ def _skeleton(header: dict, path: Path) -> Model:
     if not elements or list(elements) != sorted(set(elements)) or not 0 < elements[0] <= elements[-1] < 119:
         raise ModelError(f"{path}: its elements {elements} are not ascending atomic numbers")
     within = header.get("dressing")
+    if within and (config.kind in ("explicit", "verlet") or within["config"]["kind"] != "explicit"):
+        raise ModelError(f"{path}: only explicit models dress others, and they themselves have no dressing")
     dressing = _skeleton(within, path) if within else None
     bonded = ForceField.model_validate(header["bonded"]) if "bonded" in header else None
     if bonded is None and (config.bonded or (dressing and dressing.bonded)):

@@ -7,6 +7,8 @@ from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError
 
 OVERLAP = 0.1  # Å; no two nuclei come this close in any simulation that means something
+CROWD = 27  # atoms in a cubic ångström; of more, two are within 0.6 Å of each other
+FARTHEST = 1e7  # Å; beyond it float64 leaves too few digits for forces, and neighbours cannot be found
 
 
 def check_trajectory(trajectory: Trajectory, where: str) -> Trajectory:
@@ -18,13 +20,18 @@ def check_trajectory(trajectory: Trajectory, where: str) -> Trajectory:
         if values is not None and not np.isfinite(values).all():
             frame, atom, _ = np.argwhere(~np.isfinite(values))[0]
             raise DataError(f"{where}: {name} of atom {atom} in frame {frame} are not finite numbers")
+    if (np.abs(trajectory.positions) > FARTHEST).any():
+        frame, atom, _ = np.argwhere(np.abs(trajectory.positions) > FARTHEST)[0]
+        raise DataError(
+            f"{where}: atom {atom} in frame {frame} is farther than {FARTHEST:g} Å from the origin"
+        )
     if trajectory.energies is not None and np.isinf(trajectory.energies).any():
         raise DataError(
             f"{where}: the energy of frame {np.flatnonzero(np.isinf(trajectory.energies))[0]} is infinite"
         )
     for frame in sorted({0, len(trajectory.times) - 1}):
-        found = closest_pair(trajectory.positions[frame], trajectory.cell_at(frame), trajectory.pbc)
-        if found is not None and found[0] < OVERLAP:
+        found = _overlap(trajectory.positions[frame], trajectory.cell_at(frame), trajectory.pbc)
+        if found is not None:
             distance, i, j = found
             raise DataError(
                 f"{where}: atoms {i} and {j} of frame {frame} are at one place ({distance:.3g} Å apart)"
@@ -54,6 +61,11 @@ def _check_system(trajectory: Trajectory, where: str) -> None:
         raise DataError(f"{where}: the cell {cell.tolist()} has no length along a periodic direction")
     if len(periodic) and np.linalg.svd(periodic / lengths[:, None], compute_uv=False).min() < 1e-6:
         raise DataError(f"{where}: the cell {cell.tolist()} has no volume")
+    thickness = 1 / np.linalg.norm(np.linalg.pinv(periodic), axis=0)
+    if np.abs(cell).max() > FARTHEST or (thickness < OVERLAP).any():
+        raise DataError(
+            f"{where}: the cell {cell.tolist()} is longer than {FARTHEST:g} Å or thinner than {OVERLAP:g} Å"
+        )
 
 
 def check_times(times: np.ndarray, where: str) -> None:
@@ -76,15 +88,22 @@ def check_times(times: np.ndarray, where: str) -> None:
         )
 
 
-def closest_pair(
-    positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray, cutoff: float = 2.0
-) -> tuple[float, int, int] | None:
-    """The two nearest atoms of [N, 3], images included, as (Å, i, j); None if none are within `cutoff`."""
-    neighbors = NeighborList(cutoff=cutoff, full_list=False, n_threads=1)
+def _overlap(positions: np.ndarray, cell: np.ndarray, pbc: np.ndarray) -> tuple[float, int, int] | None:
+    """Two atoms of [N, 3] closer than OVERLAP, images included, or the closest of more than CROWD in a cubic
+    ångström, as (Å, i, j); None if there are none."""
+    cell = np.where(pbc[:, None], cell, 0.0)
+    wrapped = positions - np.floor(positions @ np.linalg.pinv(cell)) @ cell
+    _, cube, count = np.unique(np.floor(wrapped), axis=0, return_inverse=True, return_counts=True)
+    if count.max() > CROWD:  # pairs are not counted before that: they may be too many
+        crowd = np.flatnonzero(cube.ravel() == count.argmax())[: CROWD + 1]
+        apart = np.linalg.norm(wrapped[crowd][:, None] - wrapped[crowd], axis=-1)
+        i, j = np.unravel_index(np.argmin(apart + np.diag(np.full(len(crowd), np.inf))), apart.shape)
+        return float(apart[i, j]), int(crowd[i]), int(crowd[j])
+    neighbors = NeighborList(cutoff=1.0, full_list=False, n_threads=1)
     i, j, distance = neighbors.compute(points=positions, box=cell, periodic=pbc.tolist(), quantities="ijd")
-    if len(distance) == 0:
+    if len(distance) == 0 or distance.min() > OVERLAP:
         return None
-    nearest = int(np.argmin(distance))
+    nearest = distance.argmin()
     return float(distance[nearest]), int(i[nearest]), int(j[nearest])
 
 

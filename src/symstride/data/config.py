@@ -124,10 +124,31 @@ class SampleConfig(Config):
         return round(1000 * self.thermalize_ps / self.timestep_fs)
 
 
+LARGEST = 2**20  # bytes of a configuration
+DIGITS = 40  # of a number in one
+
+
 class _Loader(yaml.SafeLoader):
-    """YAML in which 1e-3 is a number (PyYAML follows YAML 1.1, where it is text)."""
+    """YAML in which 1e-3 is a number (PyYAML follows YAML 1.1, where it is text).
+
+    Aliases, with which a few lines can stand for millions, and endless numbers are errors.
+    """
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent):
+            raise yaml.MarkedYAMLError(problem="aliases are not read", problem_mark=event.start_mark)
+        return super().compose_node(parent, index)
+
+    def construct_number(self, node: yaml.ScalarNode) -> int:
+        if len(node.value) > DIGITS:
+            raise yaml.MarkedYAMLError(
+                problem=f"a number of more than {DIGITS} digits", problem_mark=node.start_mark
+            )
+        return self.construct_yaml_int(node)
 
 
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_number)
 _Loader.add_implicit_resolver(
     "tag:yaml.org,2002:float", re.compile(r"^[-+]?(\d+\.?\d*|\.\d+)[eE][-+]?\d+$"), list("-+.0123456789")
 )
@@ -143,10 +164,14 @@ def load_config(path: Path, model: type[Model]) -> Model:
     path = Path(path)
     try:
         with path.open(encoding="utf-8") as file:
-            data = yaml.load(file, _Loader)  # a SafeLoader: builds plain values only
+            text = file.read(LARGEST + 1)
     except (OSError, UnicodeDecodeError) as error:
         raise ConfigError(f"{path}: cannot be read ({getattr(error, 'strerror', None) or error})") from error
-    except yaml.YAMLError as error:
+    if len(text) > LARGEST:
+        raise ConfigError(f"{path}: longer than {LARGEST} characters: no configuration")
+    try:
+        data = yaml.load(text, _Loader)  # a SafeLoader: builds plain values only
+    except (yaml.YAMLError, ValueError, TypeError, LookupError, AttributeError, RecursionError) as error:
         raise ConfigError(f"{path}: not YAML: {' '.join(str(error).split())}") from error
     if not isinstance(data, dict):
         raise ConfigError(f"{path}: must be `key: value` lines; known keys are {', '.join(_keys(model))}")
@@ -154,7 +179,8 @@ def load_config(path: Path, model: type[Model]) -> Model:
         return model.model_validate(data)
     except ValidationError as error:
         problems = error.errors(include_url=False)
-        raise ConfigError("\n".join(f"{path}: {_sentence(p, model)}" for p in problems)) from error
+        sentences = (" ".join(_sentence(problem, model).split()) for problem in problems)
+        raise ConfigError("\n".join(f"{path}: {sentence}" for sentence in sentences)) from error
 
 
 def _sentence(problem: Any, model: type[BaseModel]) -> str:

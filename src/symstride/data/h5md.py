@@ -22,6 +22,7 @@ from typing import Any
 
 import h5py
 import numpy as np
+from h5py import h5l  # pyright: ignore[reportAttributeAccessIssue]: compiled
 
 from symstride.data.checks import check_trajectory
 from symstride.data.files import replacing
@@ -33,6 +34,7 @@ from symstride.units import FS
 Observables = Mapping[str, tuple[np.ndarray, str]]  # name → values [T, …], unit ("" if it has none)
 
 _SIZE_RATIO = 100  # no physical trajectory compresses better; more is a forged shape
+_CHUNK = 2**26  # bytes, that HDF5 reads at once: more only in a file that is as large
 _UNITS = {  # in Å, fs, eV, u
     "Angstrom": 1.0,
     "nm": 10.0,
@@ -153,9 +155,9 @@ def read(path: Path) -> Trajectory:
 def read_observables(path: Path) -> dict[str, tuple[np.ndarray, str]]:
     """Everything under /observables: name → (values [T, …], unit). Raises DataError as `read` does."""
     with _opened(Path(path)) as reader:
-        group = reader.h5.get("observables", {})
-        found = {name: reader.dataset(f"observables/{name}/value") for name in group}
-        return {name: (data[()], str(data.attrs.get("unit", ""))) for name, data in found.items()}
+        names = map(str, reader.group("observables") or ())
+        found = {name: reader.dataset(f"observables/{name}/value") for name in names}
+        return {name: (data[()], str(reader.attribute(data, "unit") or "")) for name, data in found.items()}
 
 
 class _opened:
@@ -168,6 +170,7 @@ class _opened:
         try:
             self.h5: Any = h5py.File(self.path, "r")
             self.size = self.path.stat().st_size
+            self.h5.id.links.visit(self._check_link, info=True)
         except FileNotFoundError as error:
             raise DataError(f"{self.path}: no such file") from error
         except (OSError, RuntimeError) as error:
@@ -176,8 +179,32 @@ class _opened:
 
     def __exit__(self, kind, error, traceback) -> None:
         self.h5.close()
-        if isinstance(error, OSError | RuntimeError | KeyError | ValueError | TypeError | AttributeError):
+        kinds = (
+            OSError | RuntimeError | LookupError | ArithmeticError | ValueError | TypeError | AttributeError
+        )
+        if isinstance(error, kinds):
             raise DataError(f"{self.path}: damaged, or not H5MD ({_first_line(error)})") from error
+
+    def _check_link(self, name: bytes, link: Any) -> None:
+        if link.type not in (h5l.TYPE_HARD, h5l.TYPE_SOFT):
+            self.h5.close()
+            raise DataError(f"{self.path}: {name.decode(errors='replace')!r} is a link out of the file")
+
+    def group(self, name: str) -> h5py.Group | None:
+        """The group `name`, if there is one."""
+        group = self.h5.get(name)
+        return group if isinstance(group, h5py.Group) else None
+
+    def attribute(self, node: h5py.HLObject, name: str, shape: tuple[int, ...] = ()) -> Any:
+        """The attribute `name`, which must have this shape; None if there is none."""
+        if name not in node.attrs:
+            return None
+        found = node.attrs.get_id(name).shape
+        if found != shape:
+            raise DataError(
+                f"{self.path}: the attribute {name} of {node.name!r} has shape {found}, not {shape}"
+            )
+        return node.attrs[name]
 
     def dataset(self, name: str, shape: tuple[int | None, ...] | None = None) -> h5py.Dataset:
         """The dataset `name`: numbers, held in this file, of this shape, no larger than it can be."""
@@ -192,7 +219,9 @@ class _opened:
             wanted = " × ".join("T" if n is None else str(n) for n in shape)
             raise DataError(f"{self.path}: {name} has shape {data.shape}, it must be {wanted}")
         claimed = math.prod(data.shape) * data.dtype.itemsize
-        held = data.id.get_storage_size()
+        held = min(data.id.get_storage_size(), self.size)
+        if math.prod(data.chunks or ()) * data.dtype.itemsize > max(_CHUNK, self.size):
+            raise DataError(f"{self.path}: {name} is in chunks larger than the file: forged")
         if claimed > held and (data.compression is None or claimed > _SIZE_RATIO * self.size):
             raise DataError(
                 f"{self.path}: {name} claims {claimed} bytes, the file holds {held}: truncated or forged"
@@ -206,10 +235,10 @@ class _opened:
 
     def factor(self, name: str, data: h5py.Dataset) -> float:
         factor = 1.0
-        for part in str(data.attrs.get("unit", "(none)")).split():
+        for part in str(self.attribute(data, "unit") or "(none)").split():
             base = part.rstrip("+-0123456789")
             if base not in _UNITS:
-                raise DataError(f"{self.path}: {name} has unit '{part}'; known are {', '.join(_UNITS)}")
+                raise DataError(f"{self.path}: {name} has unit {part!r}; known are {', '.join(_UNITS)}")
             factor *= _UNITS[base] ** int(part[len(base) :] or 1)
         return factor
 
@@ -219,16 +248,18 @@ def _first_line(error: BaseException) -> str:
 
 
 def _read_trajectory(file: _opened) -> Trajectory:
-    groups = list(file.h5.get("particles", {}))
+    groups = list(file.group("particles") or ())
     if not groups:
         raise DataError(f"{file.path}: has no /particles: not an H5MD trajectory")
     if len(groups) > 1 and "all" not in groups:
         raise DataError(
-            f"{file.path}: has several particle groups ({', '.join(groups)}) and none named 'all'"
+            f"{file.path}: has several particle groups ({', '.join(map(repr, groups))}) and none named 'all'"
         )
     name = f"particles/{'all' if 'all' in groups else groups[0]}"
     numbers = file.dataset(f"{name}/species", (None,))[()].astype(int)
     n = len(numbers)
+    if n == 0:
+        raise DataError(f"{file.path}: holds no atoms")
     masses = file.values(f"{name}/mass", (n,))
     cells, pbc = _read_box(file, name)
     positions = file.values(f"{name}/position/value", (None, n, 3))
@@ -269,11 +300,12 @@ def _read_trajectory(file: _opened) -> Trajectory:
 
 def _read_box(file: _opened, name: str) -> tuple[np.ndarray, np.ndarray]:
     """Cells [T, 3, 3], or [1, 3, 3] if there is one for all times, and pbc."""
-    box = file.h5.get(f"{name}/box")
+    box = file.group(f"{name}/box")
     if box is None or "boundary" not in box.attrs:
         raise DataError(f"{file.path}: has no {name}/box with its boundary")
-    boundary = [b.decode() if isinstance(b, bytes) else str(b) for b in np.atleast_1d(box.attrs["boundary"])]
-    if len(boundary) != 3 or not set(boundary) <= {"periodic", "none"}:
+    given = file.attribute(box, "boundary", (3,))
+    boundary = [b.decode() if isinstance(b, bytes) else str(b) for b in given]
+    if not set(boundary) <= {"periodic", "none"}:
         raise DataError(f"{file.path}: the box boundary {boundary} must be three of 'periodic' and 'none'")
     pbc = np.array([b == "periodic" for b in boundary])
     if "edges" not in box:
@@ -292,13 +324,13 @@ def _read_times(file: _opened, name: str, frames: int) -> np.ndarray:
     data = file.dataset(f"{name}/time")
     factor = file.factor(f"{name}/time", data)
     if data.ndim == 0:
-        return factor * (float(data.attrs.get("offset", 0.0)) + float(data[()]) * np.arange(frames))
+        return factor * (float(file.attribute(data, "offset") or 0.0) + float(data[()]) * np.arange(frames))
     return file.values(f"{name}/time", (frames,))
 
 
 def _read_info(file: _opened) -> dict:
     parameters = file.h5.get("parameters")
-    info = json.loads(parameters.attrs.get("info", "{}")) if parameters is not None else {}
+    info = json.loads(file.attribute(parameters, "info") or "{}") if parameters is not None else {}
     if not isinstance(info, dict):
         raise DataError(f"{file.path}: the attribute 'info' of /parameters is not a JSON object")
     return info
