@@ -4,7 +4,6 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from scipy import stats
 
 from symstride.errors import ModelError
 from symstride.hamiltonians.base import Separable
@@ -30,10 +29,10 @@ class Cluster(Separable):
         return jnp.sum(r2**2) / 8 + jnp.sum(r2) / 4
 
 
-def sampled(kind, h=0.05, time=0.5, strides=400, after=200):
+def sampled(kind, h=0.05, time=0.5, strides=400, after=200, kT=KT):
     """Positions, momenta and heat at the end of each stride after the first ones, from rest."""
     of = bodies(np.tile(MASSES, REPLICAS), REPLICAS)
-    map = kind(Palindrome(PotentialKicks(Cluster(MASSES)), drifts=1), KT, time, 3)
+    map = kind(Palindrome(PotentialKicks(Cluster(MASSES)), drifts=1), kT, time, 3)
     rng = np.random.default_rng(0)
     p = rng.normal(size=(REPLICAS, N, 3)) * np.sqrt(0.2 * MASSES)[:, None]
     p -= MASSES[:, None] / MASSES.sum() * p.sum(1, keepdims=True) - MASSES[:, None] * 0.3
@@ -54,13 +53,6 @@ def kinetic(p):
     p = np.asarray(p).reshape(len(p), REPLICAS, N, 3)
     p = p - MASSES[:, None] / MASSES.sum() * p.sum(2, keepdims=True)
     return np.sum(p**2 / MASSES[:, None], (2, 3)) / 2
-
-
-@pytest.mark.parametrize("kind", KINDS)
-def test_kinetic_energies_have_their_canonical_distribution(kind):
-    """Kolmogorov and Smirnov, against a gamma distribution of 3N − 3 degrees of freedom."""
-    _, p, *_ = sampled(kind)
-    assert stats.kstest(kinetic(p)[-1], stats.gamma((3 * N - 3) / 2, scale=KT).cdf).pvalue > 1e-3
 
 
 @pytest.mark.parametrize("kind", KINDS)
