@@ -83,15 +83,16 @@ def export_model(model: Path, out: Path, stride_fs: float | None = None) -> dict
     if find_spec("flatbuffers") is None:
         raise ConfigError("jax writes and reads exports with flatbuffers: pip install 'symstride[export]'")
     programs = programs_of(loaded, stride_fs)
+    elements, charged = [chemical_symbols[n] for n in loaded.elements], loaded.long_range
     about = {
         "format": FORMAT,
         "kind": loaded.config.kind,
         "stride_fs": stride_fs,
-        "elements": [chemical_symbols[n] for n in loaded.elements],
+        "elements": elements,
         "cutoff": loaded.config.network.cutoff,
         "bonded": loaded.bonded.model_dump() if _flies_bonded(loaded) and loaded.bonded else None,
-        "charges": loaded.config.charges,
-        "waves_per_angstrom": loaded.long_range and ROOM * loaded.long_range.waves_per_length,
+        "charges": charged and dict(zip(elements, charged.charges, strict=True)),
+        "waves_per_angstrom": charged and ROOM * charged.waves_per_length,
         "units": UNITS | {"femtosecond": FS},
         "arguments": {name: _shapes(program) for name, program in programs.items()},
         "model_sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest(),

@@ -60,8 +60,8 @@ class LongRange(eqx.Module):
         total = float(np.sum(np.asarray(self.charges)[species]))
         if abs(total) > NEUTRAL * len(species):
             raise DataError(
-                f"{where}: its charges sum to {total:+.4g} e, and a periodic system must be neutral: change "
-                "map.charges"
+                f"{where}: its charges sum to {total:+.4g} e, and a periodic system must be neutral: train "
+                "with other map.charges"
             )
 
     def waves(self, pbc: np.ndarray, cell: np.ndarray, cells: np.ndarray | None = None) -> Waves:
@@ -107,18 +107,19 @@ class LongRange(eqx.Module):
 
     def _periodic(self, waves: Waves, charges: Array, q: Array, cell: Array) -> Array:
         dtype = charges.dtype
-        across = jnp.cross(jnp.roll(cell, -1, 0), jnp.roll(cell, -2, 0))
-        volume = cell[0] @ across[0]
-        reciprocal = across / volume
+        faces = jnp.cross(jnp.roll(cell, -1, 0), jnp.roll(cell, -2, 0))
+        volume = cell[0] @ faces[0]
+        reciprocal = faces / volume
         # about the mean, so that no rounding gives forces a sum; in the cell, so that the phases are small
         places = (q - jnp.mean(q, 0)) @ reciprocal.T
         places = (places - jax.lax.stop_gradient(jnp.round(places))).astype(dtype)
         counts = [jnp.arange(2 * n + 1, dtype=dtype) - n for n in waves[:2]]
         counts.append(jnp.arange(waves[2] + 1, dtype=dtype))  # the others are their mirror images
         a, b, c = (jnp.exp(2j * jnp.pi * x[:, None] * n) for x, n in zip(places.T, counts, strict=True))
-        total = jnp.einsum("mab,mc->abc", (charges[:, None] * a)[:, :, None] * b[:, None], c)
+        across = (charges[:, None] * a)[:, :, None] * b[:, None]
+        total = jnp.einsum("mab,mc->abc", across, c, precision="highest")
         n = jnp.stack(jnp.meshgrid(*counts, indexing="ij"), -1)
-        k2 = jnp.sum((2 * jnp.pi * n @ reciprocal.astype(dtype)) ** 2, -1)
+        k2 = jnp.sum((2 * jnp.pi * n @ reciprocal) ** 2, -1)
         some = k2 > 0
         k2 = jnp.where(some, k2, 1.0)
         weight = jnp.where(some, jnp.exp(-(self.width**2) * k2 / 2) / k2, 0.0)
