@@ -60,6 +60,10 @@ def simulate(model, q, p, system, cell, strides):
     """q and p so many strides later; the list is found anew when an atom has gone half the skin."""
     begin, advance, about = model
     here = jax.devices()[0]
+    if about["charges"]:
+        waves = about["waves_per_angstrom"] * np.linalg.norm(cell, axis=1)
+        waves = np.zeros(np.maximum(1, waves).astype(int), np.int32)
+        system = system | {"cell": cell, "waves": waves}
     q, p, system = jax.device_put((q, p, system | neighbours(q, cell, about["cutoff"])), here)
     memory = begin(q, p, system)
     while True:

@@ -98,7 +98,8 @@ def load(path):
 def test_strides_without_the_library(tmp_path):
     """A process without any of the library's dependencies but jax makes its strides, of so many atoms that a
     CPU takes them by blocks."""
-    built = saved(tmp_path / "a.safetensors", (1, 8), SPC, kind="explicit", drifts=1, drift="bonded")
+    known = {"drift": "bonded", "charges": {"O": -0.82, "H": 0.41}}
+    built = saved(tmp_path / "a.safetensors", (1, 8), SPC, kind="explicit", drifts=1, **known)
     told = CliRunner().invoke(app, ["export", str(tmp_path / "a.safetensors"), str(tmp_path / "a.zip")])
     assert "explicit map of H, O, 8 fs" in told.stdout
     numbers, masses, cell, z = waters(5)
@@ -113,7 +114,9 @@ def test_strides_without_the_library(tmp_path):
     assert not OURS & set(done.stdout.split())
     assert "jax" in done.stdout.split()
     end = np.load(tmp_path / "end.npz")
-    wanted, _ = follow(built, z, Particles(species, masses, listed(q, cell)[0], 1, bonded), 2)
+    waves = built.kicks.long_range.waves(np.ones(3, bool), cell)
+    particles = Particles(species, masses, listed(q, cell)[0], 1, bonded, cell[None], waves)
+    wanted, _ = follow(built, z, particles, 2)
     np.testing.assert_allclose(end["q"], wanted.q, atol=1e-11)
     np.testing.assert_allclose(end["p"], wanted.p, atol=1e-11)
 

@@ -22,11 +22,17 @@ a term of stiffness 0 is none)
 
     bonds [2, b], bond_shifts [b, 3], stretch [3, b], angles [3, a], angle_shifts [2, a, 3], bend [2, a]
 
+and of a model with charges, whose systems are periodic in all directions and neutral (nothing checks it)
+
+    cell [3, 3]         Å, its vectors in rows
+    waves [u, v, w]     int32, only its shape counts: the highest wave number along each cell vector, its
+                        length (Å) times the model's `waves_per_angstrom`, and at least 1
+
 `advance` takes up to so many strides (int64) and tells how many are `done`. One that leads an atom farther
 than `reach` (Å, half the skin) from `origin` is not taken: `excursion` is how far, ∞ where an atom has more
 than c neighbours within the cutoff. The list is to be found anew at q then; where even with a new one none is
 done, the simulation is at its end. Nor is a stride taken that was not solved, or is not finite: `sound` is
-False then. Each n, k and c is compiled anew.
+False then. Each n, k and c is compiled anew, and each u, v, w.
 """
 
 import hashlib
@@ -45,6 +51,7 @@ from symstride import __version__
 from symstride.data.files import replacing
 from symstride.errors import ConfigError
 from symstride.hamiltonians.bonded import Bonded
+from symstride.hamiltonians.ewald import ROOM
 from symstride.maps.processed import Processed
 from symstride.model import Model, load_model
 from symstride.neighbors import Neighbors
@@ -76,13 +83,16 @@ def export_model(model: Path, out: Path, stride_fs: float | None = None) -> dict
     if find_spec("flatbuffers") is None:
         raise ConfigError("jax writes and reads exports with flatbuffers: pip install 'symstride[export]'")
     programs = programs_of(loaded, stride_fs)
+    elements, charged = [chemical_symbols[n] for n in loaded.elements], loaded.long_range
     about = {
         "format": FORMAT,
         "kind": loaded.config.kind,
         "stride_fs": stride_fs,
-        "elements": [chemical_symbols[n] for n in loaded.elements],
+        "elements": elements,
         "cutoff": loaded.config.network.cutoff,
         "bonded": loaded.bonded.model_dump() if _flies_bonded(loaded) and loaded.bonded else None,
+        "charges": charged and dict(zip(elements, charged.charges, strict=True)),
+        "waves_per_angstrom": charged and ROOM * charged.waves_per_length,
         "units": UNITS | {"femtosecond": FS},
         "arguments": {name: _shapes(program) for name, program in programs.items()},
         "model_sha256": hashlib.sha256(Path(model).read_bytes()).hexdigest(),
@@ -125,7 +135,7 @@ def programs_of(model: Model, stride_fs: float) -> dict[str, export.Exported]:
         sound = ~last.unsolved[0] & jnp.isfinite(last.moved[0])
         return z.q, z.p, memory, done, sound, last.excursion
 
-    system = _symbolic(_flies_bonded(model))
+    system = _symbolic(_flies_bonded(model), model.long_range is not None)
     at = system["origin"]
     first = export.export(jax.jit(begin), platforms=PLATFORMS)(at, at, system)
     memory = [jax.ShapeDtypeStruct(aval.shape, aval.dtype) for aval in first.out_avals]
@@ -139,9 +149,9 @@ def _flies_bonded(model: Model) -> bool:
     return model.config.bonded or (model.dressing is not None and model.dressing.config.bonded)
 
 
-def _symbolic(bonded: bool) -> System:
+def _symbolic(bonded: bool, charged: bool) -> System:
     """The shapes of a system."""
-    n, k, c, b, a = export.symbolic_shape("n, k, c, b, a", constraints=["k >= c + 1"])
+    n, k, c, b, a, u, v, w = export.symbolic_shape("n, k, c, b, a, u, v, w", constraints=["k >= c + 1"])
 
     def real(*shape) -> jax.ShapeDtypeStruct:
         return jax.ShapeDtypeStruct(shape, jnp.float64)
@@ -166,7 +176,8 @@ def _symbolic(bonded: bool) -> System:
         "angle_shifts": real(2, a, 3),
         "bend": real(2, a),
     }
-    return system | terms if bonded else system
+    periods = {"cell": real(3, 3), "waves": whole(u, v, w)}
+    return system | (terms if bonded else {}) | (periods if charged else {})
 
 
 def _particles(system: System, cutoff: float) -> Particles:
@@ -177,7 +188,10 @@ def _particles(system: System, cutoff: float) -> Particles:
     if "bonds" in system:
         bonds = system["bonds"], system["bond_shifts"], system["stretch"]
         bonded = Bonded(*bonds, system["angles"], system["angle_shifts"], system["bend"], q.shape[0])
-    return Particles(system["species"], system["masses"], neighbors, 1, bonded)
+    cells, waves = None, None
+    if "waves" in system:
+        cells, waves = system["cell"][None], system["waves"].shape
+    return Particles(system["species"], system["masses"], neighbors, 1, bonded, cells, waves)
 
 
 def _shapes(program: export.Exported) -> dict[str, str]:

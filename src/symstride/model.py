@@ -2,6 +2,7 @@
 
 import json
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
@@ -10,7 +11,8 @@ import equinox as eqx
 import jax
 import jax.numpy as jnp
 import numpy as np
-from pydantic import Field, PositiveFloat, PositiveInt, ValidationError, model_validator
+from ase.data import atomic_numbers, chemical_symbols
+from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -22,7 +24,8 @@ from symstride.actions.particle import ParticleNetwork
 from symstride.actions.processor import LearnedProcessor
 from symstride.data.config import Config
 from symstride.data.files import replacing
-from symstride.errors import ModelError
+from symstride.errors import ConfigError, ModelError
+from symstride.hamiltonians.ewald import LongRange
 from symstride.hamiltonians.forcefield import ForceField
 from symstride.maps.base import Map
 from symstride.maps.bonded import BondedFlight
@@ -72,6 +75,11 @@ class MapConfig(Config):
         "and fitted to their forces",
     )
     inner_fs: float = Field(default=0.25, gt=0, le=1, description="longest inner step of bonded flights, fs")
+    charges: dict[str, FiniteFloat] | None = Field(
+        default=None,
+        description="of explicit and verlet maps: the fixed charge of each element, e; Coulomb's law beyond "
+        "the cutoff is then known, and what is within is learned",
+    )
     corrections: PositiveInt | None = Field(
         default=None, description="of a corrected map: iterations of s3; none: until it is solved"
     )
@@ -96,6 +104,12 @@ class MapConfig(Config):
     def _parts_fit(self) -> "MapConfig":
         if self.drift == "bonded" and self.kind not in ("explicit", "verlet"):
             raise ValueError(f"a map of kind {self.kind} has no drifts: give `dressing: bonded`")
+        if self.charges is not None and self.kind not in ("explicit", "verlet"):
+            raise ValueError(
+                f"a map of kind {self.kind} takes no `charges`; those of kind explicit and verlet do"
+            )
+        if unknown := sorted(set(self.charges or {}) - set(chemical_symbols[1:])):
+            raise ValueError(f"charges: {', '.join(unknown)}: no chemical element; give symbols such as O")
         if self.processor is not None and self.kind != "explicit":
             raise ValueError(f"a map of kind {self.kind} takes no `processor`; those of kind explicit do")
         if self.processor is not None and self.processor.cutoff > self.network.cutoff:
@@ -109,6 +123,22 @@ class MapConfig(Config):
     def bonded(self) -> bool:
         """Whether bonds and angles are to be found in the data."""
         return "bonded" in (self.drift, self.dressing)
+
+    def long_range(self, elements: Sequence[int]) -> LongRange | None:
+        """Of the charges, if there are any. Raises ConfigError unless they are of these elements."""
+        if self.charges is None:
+            return None
+        symbols = [chemical_symbols[n] for n in elements]
+        for what, odd in (
+            ("has none for {}, which the data hold", set(symbols) - set(self.charges)),
+            ("names {}, which the data do not hold", set(self.charges) - set(symbols)),
+        ):
+            if odd:
+                names = ", ".join(sorted(odd, key=atomic_numbers.__getitem__))
+                raise ConfigError(
+                    f"map.charges: {what.format(names)}; give one for each of {', '.join(symbols)}"
+                )
+        return LongRange.beyond(self.network.cutoff, tuple(self.charges[symbol] for symbol in symbols))
 
     def without_bonds(self) -> "MapConfig":
         """With free flight in place of flights of bonds and angles."""
@@ -137,6 +167,11 @@ class Model:
     dressing: "Model | None" = None  # the explicit model before and after, if there is one
     bonded: ForceField | None = None  # of the bonds and angles that some part of the map knows
     novelty: Novelty | None = None  # of the training data, if the map has features that tell
+
+    @property
+    def long_range(self) -> LongRange | None:
+        """Of the charges that some part of the map knows."""
+        return self.dressing.long_range if self.dressing else self.config.long_range(self.elements)
 
     def with_map(self, built: Any) -> "Model":
         """The same model with other weights."""
@@ -187,7 +222,7 @@ def build_map(
     sizes: dict[str, Any] = config.network.model_dump() | {"species": len(elements)}
     dtype = jnp.dtype(config.precision)
     if config.kind in ("explicit", "verlet"):
-        built: Map = _palindrome(config, scales, sizes, key)
+        built: Map = _palindrome(config, scales, sizes, config.long_range(elements), key)
         if config.processor is not None:
             built = Processed(
                 built, _processor(config.processor, config.tolerance, scales, len(elements), key)
@@ -206,14 +241,20 @@ def flight(config: MapConfig) -> Map:
     return BondedFlight(math.ceil(max(config.strides_fs) / parts / config.inner_fs - 1e-9))
 
 
-def _palindrome(config: MapConfig, scales: Scales, sizes: dict[str, Any], key: jax.Array) -> Map:
+def _palindrome(
+    config: MapConfig,
+    scales: Scales,
+    sizes: dict[str, Any],
+    long_range: LongRange | None,
+    key: jax.Array,
+) -> Map:
     drifts, orders = (1, 0) if config.kind == "verlet" else (config.drifts, config.orders)
     distinct = drifts // 2 + 1 if config.kind == "explicit" else 1
     shared = config.shared or config.kind == "verlet"
     outputs = LearnedKicks.outputs(orders, distinct, shared)
     keys = jax.random.split(key, 1 if shared else distinct)
     networks = tuple(ParticleNetwork(outputs, **sizes, key=k) for k in keys)
-    kicks = LearnedKicks(networks, scales.energy, scales.stride_unit, orders, distinct)
+    kicks = LearnedKicks(networks, scales.energy, scales.stride_unit, orders, distinct, long_range)
     return Palindrome(kicks, drifts, flow=flight(config))
 
 
@@ -299,6 +340,8 @@ def load_model(path: Path) -> Model:
         raise ModelError(
             f"{path}: not a readable model (its header's {key or error.title} is not valid)"
         ) from None
+    except ConfigError as error:
+        raise ModelError(f"{path}: not a readable model ({error})") from None
     except KeyError as error:
         raise ModelError(f"{path}: not a readable model (its header has no {error})") from None
     except (OSError, SafetensorError, ValueError, TypeError, OverflowError, RecursionError) as error:

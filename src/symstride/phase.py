@@ -35,7 +35,8 @@ class Particles(eqx.Module):
     neighbors: Neighbors
     replicas: int = eqx.field(static=True, default=1)
     bonded: Bonded | None = None  # their known bonds and angles, for maps that use them
-    cells: AnyArray | None = None  # [replicas, 3, 3] Å, of the neighbour lists and bonds, if they may change
+    cells: AnyArray | None = None  # [replicas, 3, 3] Å, for charges, and wherever they may change
+    waves: tuple[int, int, int] | None = eqx.field(static=True, default=None)  # for charges
 
     def deformed(self, strain: Array) -> "Particles":
         """The same where the space of each replica is mapped by r → r·strain, [replicas, 3, 3]."""

@@ -6,4 +6,5 @@ FS = float(_ase.fs)  # one femtosecond in Å√(u/eV)
 PS = 1000.0 * FS
 KB = float(_ase.kB)  # eV/K
 BAR = float(_ase.bar)  # eV/Å³
+COULOMB = float(_ase.Hartree * _ase.Bohr)  # eV Å/e²: 14.3996
 GRAM_PER_CM3 = 1e-27 / float(_ase._amu)  # u/Å³

@@ -6,6 +6,7 @@ import jax.numpy as jnp
 from jax import Array
 
 from symstride.actions.particle import ParticleNetwork
+from symstride.hamiltonians.ewald import LongRange
 from symstride.maps.palindrome import Kicks
 from symstride.neighbors import AnyArray
 from symstride.phase import Particles
@@ -21,7 +22,8 @@ class LearnedKicks(Kicks):
 
     V, the potential energy, is common to all kicks of a shared network: it is what they tend to as h → 0,
     and the reference forces train it. x_i = h²/m_i is the stride's square over the atom's mass: classical
-    paths depend on strides and masses only through it.
+    paths depend on strides and masses only through it. Where charges are given, the long range of their
+    energy, which no cutoff holds, is added to every kick: it is a part of V, and only the rest is learned.
     """
 
     networks: tuple[ParticleNetwork, ...]  # one for all kicks, or one for each
@@ -29,6 +31,7 @@ class LearnedKicks(Kicks):
     stride_unit: float = eqx.field(static=True)  # x = 1 at the longest stride and the lightest atom
     orders: int = eqx.field(static=True)  # powers of x
     distinct: int = eqx.field(static=True)  # different kicks
+    long_range: LongRange | None = None  # of charges
 
     @staticmethod
     def outputs(orders: int, distinct: int, shared: bool) -> int:
@@ -43,7 +46,10 @@ class LearnedKicks(Kicks):
         first = 1 + (k * self.orders if shared else 0)
         corrections = terms[:, first : first + self.orders]
         powers = x.astype(terms.dtype)[:, None] ** jnp.arange(1, self.orders + 1)
-        return self.energy * (terms[:, 0] + jnp.sum(corrections * powers, -1))
+        learned = self.energy * (terms[:, 0] + jnp.sum(corrections * powers, -1))
+        if self.long_range is None:
+            return learned
+        return learned + self.long_range.potential(q, particles, terms.dtype)
 
     def features(self, q: Array, h: float | Array, particles: Particles) -> Array:
         """What the outermost kick's potential is read from, [M, F]."""

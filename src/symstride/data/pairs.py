@@ -12,6 +12,7 @@ from jax import Array
 from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError
 from symstride.hamiltonians import bonded as bonds
+from symstride.hamiltonians.ewald import OPEN, LongRange, Waves
 from symstride.hamiltonians.forcefield import ForceField
 from symstride.neighbors import NO_SLOTS, Slots, join, neighbor_list
 from symstride.phase import Particles, Phase
@@ -34,9 +35,10 @@ class Pairs:
 
     **Arguments:** trajectories of systems with one number of atoms; the strides in fs, each a multiple of
     the frames' spacing; the model's elements; the network's cutoff [Å]; what bonds and angles cost, for maps
-    that know them.
+    that know them, and the long range of charges likewise.
 
-    Raises DataError where a trajectory is too short for a stride, or its spacing does not divide it.
+    Raises DataError where a trajectory is too short for a stride, or its spacing does not divide it, and for
+    charges that are not neutral or of systems periodic in some directions.
     """
 
     def __init__(
@@ -46,9 +48,11 @@ class Pairs:
         elements: Sequence[int],
         cutoff: float,
         bonded: ForceField | None = None,
+        long_range: LongRange | None = None,
     ):
         self.trajectories, self.strides_fs, self.cutoff = list(trajectories), list(strides_fs), cutoff
-        self.elements, self.bonded = list(elements), bonded
+        self.elements, self.bonded, self.long_range = list(elements), bonded, long_range
+        self.waves = long_range and _waves(long_range, self.trajectories, elements)
         self.terms = bonded and bonds.level(
             [
                 bonded.terms(t.numbers, t.positions[0], t.cell, t.pbc, t.info.get("path", "data"))
@@ -104,6 +108,8 @@ class Pairs:
                 jax.tree.map(np.asarray, neighbors),
                 replicas=frames,
                 bonded=bonds.join(terms) if terms else None,
+                cells=np.stack([t.cell for t, *_ in picked]) if self.long_range else None,
+                waves=self.waves,
             ),
         )
 
@@ -114,6 +120,19 @@ _QP = ("positions", "momenta")
 def _joined(parts: list[np.ndarray]) -> Any:
     """[M, …] over the atoms of all frames; numpy until `on_device`."""
     return np.concatenate(parts)
+
+
+def _waves(long_range: LongRange, trajectories: Sequence[Trajectory], elements: Sequence[int]) -> Waves:
+    """As many as any of the systems needs."""
+    for t in trajectories:
+        long_range.check(species_of(t.numbers, elements), t.pbc, t.info.get("path", "data"))
+    found = [long_range.waves(t.pbc, t.cell) for t in trajectories]
+    if OPEN in found and set(found) != {OPEN}:
+        raise DataError(
+            "charges: some trajectories are periodic and some are not; train on one or the other at a time"
+        )
+    a, b, c = (max(n) for n in zip(*found, strict=True))
+    return a, b, c
 
 
 def species_of(numbers: np.ndarray, elements: Sequence[int]) -> np.ndarray:

@@ -11,6 +11,7 @@ from jax import Array
 
 from symstride.errors import ConvergenceError, SimulationError, SymstrideError
 from symstride.hamiltonians.bonded import Bonded
+from symstride.hamiltonians.ewald import LongRange
 from symstride.maps.barostat import Box, within
 from symstride.maps.base import Map
 from symstride.maps.composition import combine
@@ -97,6 +98,7 @@ class Simulation:
     skin: float
     replicas: int
     bonded: Bonded | None = None  # of all replicas, in `cell`
+    long_range: LongRange | None = None  # of charges, for maps that know them
 
     def particles(
         self, q: np.ndarray | Array, slots: Slots = NO_SLOTS, skin: float | None = None, memory: Any = None
@@ -121,7 +123,9 @@ class Simulation:
         if found.slots.reach > slots.reach:  # some to spare: each growth compiles anew
             found = lists(Slots(-(-(found.slots.reach + 2) // 4) * 4, slots.close))
         species, masses = (np.tile(x, self.replicas) for x in (self.species, self.masses))
-        return jax.tree.map(jnp.asarray, Particles(species, masses, found, self.replicas, bonded, cells))
+        waves = self.long_range and self.long_range.waves(self.pbc, self.cell, cells)
+        known = Particles(species, masses, found, self.replicas, bonded, cells, waves)
+        return jax.tree.map(jnp.asarray, known)
 
     def begin(self, z: Phase, particles: Particles) -> Any:
         """The memory at z, of a processed map's kernel."""

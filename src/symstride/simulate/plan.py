@@ -109,17 +109,20 @@ def simulation_of(
     model: Model, system: Start | Trajectory, stride_fs: float, skin: float, replicas: int = 1
 ) -> Simulation:
     """A model's strides of `replicas` of a system, the first frames of which tell its bonds. Raises DataError
-    for elements, and types of bonds, that the model does not know."""
+    for elements, and types of bonds, that the model does not know, and where its charges are not neutral."""
     bonded = model.bonded and join(
         [
             model.bonded.terms(system.numbers, q, system.cell, system.pbc, "the structure")
             for q in system.positions[:replicas]
         ]
     )
+    species = species_of(system.numbers, model.elements)
+    if model.long_range is not None:
+        model.long_range.check(species, system.pbc, "the structure")
     return Simulation(
         model.map,
         stride_fs * FS,
-        species_of(system.numbers, model.elements),
+        species,
         system.masses,
         system.cell,
         system.pbc,
@@ -127,6 +130,7 @@ def simulation_of(
         skin,
         replicas,
         bonded,
+        model.long_range,
     )
 
 

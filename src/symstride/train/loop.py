@@ -43,9 +43,11 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
     scales, force_size = measure_scales(split.training, config.map.strides_fs)
     elements = tuple(sorted({int(n) for t in split.training + split.validation for n in t.numbers}))
     dressing = load_dressing(config.map, elements)
+    long_range = dressing.long_range if dressing else config.map.long_range(elements)
     known, bonded = find_bonds(config.map, split.training, dressing)
     config = config.model_copy(update={"map": known})
-    pairs = Pairs(split.training, config.map.strides_fs, elements, config.map.network.cutoff, bonded)
+    strides, cutoff = config.map.strides_fs, config.map.network.cutoff
+    pairs = Pairs(split.training, strides, elements, cutoff, bonded, long_range)
     held_out = list(_validation_batches(split.validation, pairs, config))
     loss = Objective(config, KB * scales.temperature, force_size)
 
@@ -140,7 +142,8 @@ def _stream(
 
 
 def _validation_batches(trajectories: list[Trajectory], pairs: Pairs, config: TrainConfig) -> Iterator[Batch]:
-    held_out = Pairs(trajectories, config.map.strides_fs, pairs.elements, pairs.cutoff, pairs.bonded)
+    known = pairs.elements, pairs.cutoff, pairs.bonded, pairs.long_range
+    held_out = Pairs(trajectories, config.map.strides_fs, *known)
     frames = len(config.map.strides_fs) * max(1, 12 // len(config.map.strides_fs))
     count = -(-config.schedule.validation_frames // frames)
     for again in (False, True):  # then all have the most slots that any needs
