@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from one_stride import Pairs, learned, respa, verlet
-from rows import judged, simulate, with_energies
+from rows import canonical, judged, simulate, with_energies
 from systems import make
 
 SKIN = 2.0  # Å
@@ -90,32 +90,9 @@ class Study:
         paths = sample(SampleConfig.model_validate(configuration | changes))
         return [h5md.read(path) for path in paths]
 
-    def canonical(self, starts, ps: float, frame_fs: float, step_fs: float = 0.5):
-        """Langevin dynamics on the true forces, from these starts; its momenta forget within 0.1 ps."""
-        from ase import Atoms
-
-        from symstride.data import h5md
-        from symstride.data.dynamics import make_dynamics
-
-        found = []
-        for k, start in enumerate(starts):
-            path = self.work / f"canonical-{k:03d}.h5"
-            if not path.exists():
-                atoms = Atoms(start.numbers, start.positions[0], cell=start.cell, pbc=start.pbc)
-                atoms.set_masses(start.masses)
-                atoms.set_momenta(start.momenta[0])
-                atoms.calc = self.calculator()
-                dynamics, frames = make_dynamics(atoms, step_fs), []
-                move = dynamics.langevin(self.temperature, np.random.default_rng([k, 1]))
-                for _ in range(round(1000 * ps / frame_fs)):
-                    move(round(frame_fs / step_fs))
-                    frames.append((dynamics.read()[0], atoms.positions.copy(), atoms.get_momenta()))
-                energies, positions, momenta = map(np.array, zip(*frames, strict=True))
-                times = frame_fs * np.arange(len(frames))
-                changes = {"times": times, "positions": positions, "momenta": momenta, "energies": energies}
-                h5md.write(path, replace(start, forces=None, info={}, **changes))
-            found.append(h5md.read(path))
-        return found
+    def canonical(self, starts, ps: float, frame_fs: float):
+        """Langevin dynamics in steps of 0.5 fs on the true forces, from these starts."""
+        return canonical(self.calculator(), starts, self.temperature, ps, 0.5, frame_fs, self.work)
 
     def errors(self, reference, stride: float, steps, outer) -> list[dict]:
         """Rows of one stride: on the true forces with these `steps` of velocity Verlet and `outer` steps of

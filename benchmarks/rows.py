@@ -73,6 +73,37 @@ def with_energies(runs, calculator, every_fs: float):
     ]
 
 
+def canonical(calculator, starts, kelvin: float, ps: float, step_fs: float, frame_fs: float, folder: Path):
+    """Langevin dynamics on true forces from the first frame of each of `starts`, its momenta forgotten within
+    0.1 ps; kept in `folder`."""
+    import numpy as np
+    from ase import Atoms
+
+    from symstride.data import h5md
+    from symstride.data.dynamics import make_dynamics
+
+    found = []
+    for k, start in enumerate(starts):
+        path = folder / f"canonical-{k:03d}.h5"
+        if not path.exists():
+            atoms = Atoms(start.numbers, start.positions[0], cell=start.cell, pbc=start.pbc)
+            atoms.set_masses(start.masses)
+            atoms.set_momenta(start.momenta[0])
+            atoms.calc = calculator
+            dynamics, frames = make_dynamics(atoms, step_fs), []
+            move = dynamics.langevin(kelvin, np.random.default_rng([k, 1]))
+            for _ in range(round(1000 * ps / frame_fs)):
+                move(round(frame_fs / step_fs))
+                energy, forces = dynamics.read()
+                frames.append((energy, forces, atoms.positions.copy(), atoms.get_momenta()))
+            energies, forces, positions, momenta = map(np.array, zip(*frames, strict=True))
+            fields = {"positions": positions, "momenta": momenta, "energies": energies, "forces": forces}
+            times = frame_fs * np.arange(len(frames))
+            h5md.write(path, replace(start, times=times, info={}, **fields))
+        found.append(h5md.read(path))
+    return found
+
+
 def judged(
     model, stride: float, runs, reference, gradients: float, failed, errors: dict, failures=None
 ) -> dict:

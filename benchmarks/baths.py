@@ -1,0 +1,137 @@
+"""Heat baths and constant pressure at long strides, beside Langevin dynamics in small steps.
+
+    python benchmarks/baths.py [--work DIR] [--ps 60] [--starts 16]
+
+Aluminium (EMT, 32 atoms, 300 K) with models/aluminium-explicit.safetensors: Langevin and stochastic velocity
+rescaling of 1 ps at 16 and 32 fs, and both at 1 bar in a cell that changes its shape. Temperatures, ⟨V⟩, ⟨u²⟩
+and RDF beside the reference's; at constant pressure the true pressure, whose mean must be that of the
+barostat. Writes benchmarks/results/baths.json.
+"""
+
+import argparse
+from pathlib import Path
+
+import numpy as np
+
+from rows import canonical, write
+
+RESULTS = Path(__file__).parent / "results" / "baths.json"
+MODEL = Path(__file__).parent.parent / "models" / "aluminium-explicit.safetensors"
+KELVIN, FRAME_FS, ENERGY_FS = 300.0, 64.0, 256.0
+REFERENCE_FS = 4.0
+BATHS = [
+    ("langevin", 16.0, None),
+    ("langevin", 32.0, None),
+    ("csvr", 32.0, None),
+    ("langevin", 16.0, "flexible"),
+    ("csvr", 16.0, "isotropic"),
+]
+
+
+def main() -> None:
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("--work", type=Path, default=Path("baths.part"))
+    arguments.add_argument("--ps", type=float, default=60.0)
+    arguments.add_argument("--starts", type=int, default=16)
+    given = arguments.parse_args()
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
+    from ase.io import write as ase_write
+
+    from symstride.data.trajectory import Trajectory
+    from symstride.simulate.start import read_start
+
+    given.work.mkdir(parents=True, exist_ok=True)
+    structure = given.work / "start.xyz"
+    ase_write(structure, bulk("Al", cubic=True, a=4.05) * (2, 2, 2))
+    at = read_start(structure, 1, draws=True)
+    still = Trajectory(at.numbers, at.masses, at.cell, at.pbc, np.zeros(1), at.positions, 0 * at.positions)
+    starts = [still] * given.starts
+    reference = canonical(EMT(), starts, KELVIN, given.ps / 2, REFERENCE_FS, FRAME_FS, given.work)
+    rows = [{"method": "langevin-reference", "stride_fs": REFERENCE_FS} | measures(settled(reference))]
+    for thermostat, stride, barostat in BATHS:
+        rows.append(row(structure, thermostat, stride, barostat, reference, given))
+        print(rows[-1], flush=True)
+    write(RESULTS, rows)
+
+
+def settled(runs, ps: float = 4.0):
+    """Without the beginning, in which a lattice at rest comes to its temperature."""
+    from symstride.measure.observables import frames
+
+    return [frames(t, slice(int(1000 * ps / t.spacing_fs), None)) for t in runs]
+
+
+def row(structure: Path, thermostat: str, stride: float, barostat: str | None, reference, given) -> dict:
+    from symstride.data.config import CalculatorConfig
+    from symstride.measure.summary import summarise
+    from symstride.simulate.output import Output
+    from symstride.simulate.run import RunSettings, run
+
+    settings = RunSettings(
+        stride_fs=stride,
+        length_ps=given.ps,
+        temperature_K=KELVIN,
+        replicas=given.starts,
+        every=round(FRAME_FS / stride),
+        calculator=CalculatorConfig(name="emt"),  # pyright: ignore[reportCallIssue]
+        energies=round(ENERGY_FS / FRAME_FS),
+        thermostat=thermostat,
+        barostat=barostat,
+        compressibility=1.3e-6,
+    )
+    out = run(MODEL, structure, given.work / f"{thermostat}-{stride:g}-{barostat}", settings)
+    runs = settled(Output(out).trajectories())
+    found = {"method": thermostat, "barostat": barostat, "stride_fs": stride, "starts": given.starts}
+    found |= {"length_ps": given.ps} | measures(runs)
+    sections, _ = summarise(
+        runs, [] if barostat else settled(reference), temperature=KELVIN, stride_fs=stride
+    )
+    kept = ("drift", "stability", "comparisons", "curves")
+    found |= {name: sections[name] for name in kept if name in sections}
+    return found | (pressures(runs) if barostat else {})
+
+
+def measures(runs) -> dict:
+    """Mean temperature (K), true potential energy (meV/atom) and ⟨u²⟩ (Å²) with their standard errors."""
+    from symstride.measure.equipartition import equipartition
+    from symstride.measure.observables import mean_square_amplitude
+    from symstride.measure.statistics import blocked_mean
+
+    energies = [1000 * t.energies[np.isfinite(t.energies)] / t.n_atoms for t in runs]
+    found = {"temperature_K": equipartition(runs).overall, "potential_mev_per_atom": blocked_mean(energies)}
+    if runs[0].cells is None:
+        found["amplitude_A2"] = mean_square_amplitude(runs)["Al"]
+    return {name: (float(e.value), float(e.stderr)) for name, e in found.items()}
+
+
+def pressures(runs) -> dict:
+    """The true pressure tensor (bar, symmetric: xx, yy, zz, yz, xz, xy), and the volume of an atom (Å³)."""
+    from ase import Atoms
+    from ase.calculators.emt import EMT
+
+    from symstride.measure.statistics import blocked_mean
+    from symstride.units import BAR
+
+    every = round(2 * ENERGY_FS / FRAME_FS)
+    tensors, volumes = [], []
+    for t in runs:
+        atoms = Atoms(t.numbers, cell=t.cell, pbc=True, calculator=EMT())
+        series = []
+        for n in range(0, len(t.times), every):
+            atoms.set_cell(t.cells[n])
+            atoms.positions = t.positions[n]
+            motion = t.momenta[n].T @ (t.momenta[n] / t.masses[:, None]) / t.volumes[n]
+            flow = motion[[0, 1, 2, 1, 0, 0], [0, 1, 2, 2, 2, 1]]
+            series.append((flow - atoms.get_stress()) / BAR)
+        tensors.append(np.array(series))
+        volumes.append(t.volumes / t.n_atoms)
+    tensor, volume = blocked_mean(tensors), blocked_mean(volumes)
+    return {
+        "pressure_bar": list(zip(tensor.value.tolist(), tensor.stderr.tolist(), strict=True)),
+        "volume_A3_per_atom": (float(volume.value), float(volume.stderr)),
+    }
+
+
+if __name__ == "__main__":
+    main()
