@@ -15,11 +15,13 @@ from ase.constraints import FixAtoms, FixBondLength, FixCom, FixSubsetCom, Hooke
 from ase.io import Trajectory, read
 from ase.md import MDLogger
 
-from symstride.engines.ase import CSVR, NVE, Langevin
+from symstride.data.config import CalculatorConfig
+from symstride.engines.ase import CSVR, NPT, NVE, Langevin
 from symstride.errors import ConfigError, SimulationError, SymstrideWarning
 from symstride.model import MapConfig, Model, NetworkConfig, Scales, build_map, save_model
 from symstride.phase import Phase
 from symstride.simulate.plan import Plan, simulation_of
+from symstride.simulate.pressure import with_volume_energy
 from symstride.simulate.settings import RunSettings
 from symstride.simulate.start import start_of
 
@@ -196,6 +198,54 @@ def test_heat_baths_have_the_noise_of_a_run(model, atoms, thermostat):
     assert dynamics.get_conserved_energy() == pytest.approx(atoms.get_total_energy() - heat, abs=1e-9)
     told = {"type": "molecular-dynamics", "md-type": kind.__name__, "timestep": 8 * FS, "map": "explicit"}
     assert json.loads(json.dumps(dynamics.todict())) == told | bath | coupling
+
+
+@pytest.mark.parametrize("wrap", [False, True])
+def test_constant_pressure_is_that_of_a_run(model, atoms, wrap):
+    """Whoever wraps atoms; and a cell that somebody else changes is taken up."""
+    bath = {"temperature_K": 400.0, "pressure_bar": 5000.0, "compressibility": 1e-6, "seed": 7}
+    emt = CalculatorConfig(name="emt")
+    settings = RunSettings(
+        thermostat="langevin",
+        thermostat_ps=0.2,
+        barostat="flexible",
+        barostat_ps=0.16,
+        calculator=emt,
+        **bath,
+    )
+    start = start_of(atoms)
+    simulation = Plan.of(Path("al.safetensors"), model, start, settings).simulation
+    z = Phase(jnp.asarray(atoms.get_positions()), jnp.asarray(atoms.get_momenta()))
+    z, memory, _ = with_volume_energy(simulation, start, EMT()).advance(z, None, 10)
+    atoms.calc = EMT()
+    dynamics = NPT(atoms, model, friction=1 / (200 * FS), taup=160 * FS, flexible=True, **bath)
+    for _ in range(5):
+        dynamics.run(2)
+        if wrap:
+            atoms.wrap()
+    cell = np.asarray(memory.cell[0])
+    assert int(memory.accepted[0]) >= 1
+    np.testing.assert_allclose(atoms.cell.array, cell, atol=1e-10)
+    apart = (atoms.positions - np.asarray(z.q)) @ np.linalg.inv(cell)
+    np.testing.assert_allclose(apart, np.round(apart), atol=1e-10)
+    assert wrap == bool(np.abs(apart).max() > 0.5)
+    np.testing.assert_allclose(atoms.get_momenta(), z.p, atol=1e-9)
+    assert dynamics.transferred_energy == pytest.approx(float(memory.heat[0]), abs=1e-9)
+    atoms.set_cell(1.01 * cell, scale_atoms=True)
+    dynamics.run(1)
+    assert np.linalg.det(atoms.cell.array) > 1.01 * np.linalg.det(cell)
+
+
+def test_constant_pressure_needs_energies_and_a_cell(model, atoms):
+    given = {"temperature_K": 300.0, "friction": 0.01 / FS, "pressure_bar": 1.0, "taup": 100 * FS}
+    with pytest.raises(ConfigError, match="atoms: have no calculator"):
+        NPT(atoms, model, **given)
+    atoms.calc = EMT()
+    with pytest.raises(ConfigError, match=r"taup: 0\.0 is not right"):
+        NPT(atoms, model, **given | {"taup": 0.0})
+    atoms.pbc = (True, True, False)
+    with pytest.raises(ConfigError, match="has no pressure"):
+        NPT(atoms, model, **given)
 
 
 def test_what_makes_no_sense_is_named(model, atoms):

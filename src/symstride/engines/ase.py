@@ -16,8 +16,10 @@ from ase.md.md import MolecularDynamics
 
 from symstride.errors import ConfigError, SymstrideWarning
 from symstride.maps import thermostat
+from symstride.maps.barostat import CellRescaling
 from symstride.maps.base import Map
 from symstride.model import Model, load_model
+from symstride.simulate.plan import rescaling
 from symstride.simulate.start import start_of
 from symstride.simulate.strides import Strides
 from symstride.units import FS, KB
@@ -46,7 +48,7 @@ class StrideDynamics(MolecularDynamics):
         model: Model | Path | str,
         timestep: float | None = None,
         *,
-        bath: Callable[[Map], thermostat.Thermostat] | None = None,
+        bath: Callable[[Map], Any] | None = None,
         temperature_K: float | None = None,
         logfile: Any = None,
         loginterval: int = 1,
@@ -56,7 +58,8 @@ class StrideDynamics(MolecularDynamics):
         self._start = start_of(atoms)
         temperature = temperature_K or self._start.temperature
         stride_fs = None if timestep is None else timestep / FS
-        self._strides = Strides(self.model, self._start, stride_fs, temperature, bath=bath)
+        settings = {"bath": bath, "calculator": atoms.calc}
+        self._strides = Strides(self.model, self._start, stride_fs, temperature, **settings)
         self.atoms, self.dt = atoms, self._strides.stride_fs * FS
         self._check()  # before a file is touched
         super().__init__(atoms, self.dt, loginterval=loginterval, **keywords)
@@ -83,6 +86,7 @@ class StrideDynamics(MolecularDynamics):
         self._check()
         atoms = self.atoms
         q, p = self._strides.advance(atoms.get_positions(), atoms.get_momenta(), atoms.cell.array)
+        atoms.set_cell(self._strides.cell)
         atoms.set_positions(q, apply_constraint=False)
         atoms.set_momenta(p, apply_constraint=False)
 
@@ -199,6 +203,54 @@ class CSVR(StrideDynamics):
             )
         self._given = {"temperature_K": temperature_K, "taut": taut, "seed": seed}
         bath = partial(thermostat.VelocityRescaling, kT=KB * temperature_K, time=taut, seed=seed)
+        super().__init__(atoms, model, timestep, bath=bath, temperature_K=temperature_K, **keywords)
+
+    def todict(self) -> dict[str, Any]:
+        return super().todict() | self._given
+
+
+class NPT(StrideDynamics):
+    """Langevin's strides at constant pressure: stochastic cell rescaling (`symstride.maps.barostat`), each
+    move of the cell accepted or not, so that the ensemble is exact for the learned potential.
+
+    What forces do not tell of the pressure, a function of the volume, is measured at the start with energies
+    of the atoms' calculator, which they must have. `transferred_energy` has the work of the barostat in it.
+
+    **Arguments:** those of `Langevin`; `pressure_bar`; `taup` in ASE's unit of time, in which the volume
+    relaxes if `compressibility` (1/bar) is the system's; `flexible` cells change their shape too.
+    """
+
+    def __init__(
+        self,
+        atoms: Atoms,
+        model: Model | Path | str,
+        timestep: float | None = None,
+        *,
+        temperature_K: float,
+        friction: float,
+        pressure_bar: float,
+        taup: float,
+        compressibility: float = 4.5e-5,
+        flexible: bool = False,
+        seed: int = 0,
+        **keywords: Any,
+    ):
+        positive = {"friction": friction, "taup": taup, "compressibility": compressibility}
+        _check_bath(seed, temperature_K=temperature_K, **positive)
+        if not math.isfinite(pressure_bar):
+            raise ConfigError(f"pressure_bar: {pressure_bar} is not right: it must be finite")
+        if atoms.calc is None:
+            raise ConfigError("atoms: have no calculator, whose energies tell a pressure what forces do not")
+        model = model if isinstance(model, Model) else load_model(Path(model))
+        stride = timestep or FS * max(model.config.strides_fs)
+        self._given = {"temperature_K": temperature_K, "friction": friction, "seed": seed}
+        self._given |= {"pressure_bar": pressure_bar, "taup": taup, "flexible": flexible}
+
+        def bath(map: Map) -> CellRescaling:
+            inner = thermostat.Langevin(map, KB * temperature_K, 1 / friction, seed)
+            taup_ps = taup / (1000 * FS)
+            return rescaling(inner, stride, pressure_bar, taup_ps, compressibility, flexible, seed)
+
         super().__init__(atoms, model, timestep, bath=bath, temperature_K=temperature_K, **keywords)
 
     def todict(self) -> dict[str, Any]:

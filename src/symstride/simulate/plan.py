@@ -160,21 +160,41 @@ def _in_bath(map: Map, settings: RunSettings) -> Map:
 
 def _at_pressure(simulation: Simulation, start: Start, settings: RunSettings) -> Map:
     """With the barostat that is asked for. Raises ConfigError where there is no pressure."""
-    if not start.pbc.all():
-        raise ConfigError("barostat: a system that is not periodic in all directions has no pressure")
-    assert isinstance(simulation.map, Thermostat)
-    q = jnp.asarray(start.positions.reshape(-1, 3))
-    eqx.filter_eval_shape(simulation.map.potential, q, simulation.particles(q))
-    time = 1000 * settings.barostat_ps * FS
-    return CellRescaling(
+    barostat = rescaling(
         simulation.map,
-        BAR * settings.pressure_bar,
-        time,
-        settings.compressibility / BAR,
-        max(1, int(RESOLVED * time / simulation.h)),
+        simulation.h,
+        settings.pressure_bar,
+        settings.barostat_ps,
+        settings.compressibility,
         settings.barostat == "flexible",
         settings.seed,
     )
+    check_pressure(simulation, barostat, start)
+    return barostat
+
+
+def rescaling(
+    bath: Map,
+    h: float,
+    pressure_bar: float,
+    time_ps: float,
+    compressibility: float,
+    flexible: bool,
+    seed: int,
+) -> CellRescaling:
+    """A barostat around a thermostat, its moves as rare as `time_ps` allows; `compressibility` in 1/bar."""
+    assert isinstance(bath, Thermostat)
+    time = 1000 * time_ps * FS
+    every = max(1, int(RESOLVED * time / h))
+    return CellRescaling(bath, BAR * pressure_bar, time, compressibility / BAR, every, flexible, seed)
+
+
+def check_pressure(simulation: Simulation, barostat: CellRescaling, start: Start) -> None:
+    """Raises ConfigError for a system, or a map, that has no pressure."""
+    if not start.pbc.all():
+        raise ConfigError("barostat: a system that is not periodic in all directions has no pressure")
+    q = jnp.asarray(start.positions.reshape(-1, 3))
+    eqx.filter_eval_shape(barostat.potential, q, simulation.particles(q))
 
 
 def usual_skin(masses: np.ndarray, stride_fs: float, temperature: float) -> float:
