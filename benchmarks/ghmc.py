@@ -1,23 +1,31 @@
 """Exact canonical averages by hybrid Monte Carlo, and what an independent sample costs beside small steps.
 
-    python benchmarks/ghmc.py
+    python benchmarks/ghmc.py aluminium|ethanol|cluster …
 
-Aluminium (ASE EMT, 32 atoms, 300 K) with models/aluminium-explicit.safetensors at 16 and 32 fs, one and four
-strides from one true energy to the next, and with a deliberately bad model (kicks 5 % too strong), beside
-Langevin dynamics at 4 fs; LJ13 with velocity Verlet at long steps beside Langevin dynamics at short
-ones. The same friction throughout. One core. Writes benchmarks/results/ghmc.json.
+- aluminium (ASE EMT, 32 atoms, 300 K) with models/aluminium-explicit.safetensors at 16 and 32 fs, one and
+  four strides from one true energy to the next, and with a deliberately bad model (kicks 5 % too strong),
+  beside Langevin dynamics at 4 fs;
+- ethanol (GFN2-xTB, 300 K) with models/ethanol-explicit.safetensors at 4 and 6 fs and with a bad model,
+  beside Langevin dynamics at 0.5 fs;
+- cluster, LJ13, with velocity Verlet at long steps beside Langevin dynamics at short ones.
+
+The same friction throughout. One core. Writes benchmarks/results/ghmc.json, and leaves there the rows of
+systems not asked for.
 """
 
+import argparse
 import itertools
+import json
 import os
 import time
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import Any
 
 RESULTS = Path(__file__).parent / "results" / "ghmc.json"
-MODEL = Path("models/aluminium-explicit.safetensors")
+MODELS = Path(__file__).parent.parent / "models"
 KELVIN, FORGET_PS = 300.0, 1.0
-REFERENCE_PS, REFERENCE_FS, PS, REPLICAS = 60.0, 4.0, 40.0, 4
+PS, REPLICAS = 40.0, 4
 DISCARD = 0.1  # of each run, to come to equilibrium
 LJ_KT, LJ_FORGET, LJ_REPLICAS = 0.2, 2.0, 32  # reduced units; solid
 BAD = 1.05
@@ -30,47 +38,84 @@ def main() -> None:
     jax.config.update("jax_enable_x64", True)
     from rows import write
 
-    rows = []
-    for row in itertools.chain(aluminium(), cluster()):
+    arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("systems", nargs="+", choices=["aluminium", "ethanol", "cluster"])
+    asked = arguments.parse_args().systems
+    makers = {"aluminium": aluminium, "ethanol": ethanol, "cluster": cluster}
+    before = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
+    rows = [row for row in before if {"LJ13": "cluster"}.get(row["system"], row["system"]) not in asked]
+    for row in itertools.chain(*(makers[name]() for name in asked)):
         rows.append(row)
         print(row, flush=True)
     write(RESULTS, rows)
 
 
+@dataclass(frozen=True)
+class System:
+    """Atoms with their calculator, the model of them, small steps (fs) and how long they are taken (ps)."""
+
+    name: str
+    atoms: Any
+    step_fs: float
+    ps: float
+
+    @property
+    def model(self):
+        from symstride.model import load_model
+
+        return load_model(MODELS / f"{self.name}-explicit.safetensors")
+
+    def bad(self):
+        """The model with kicks that are too strong."""
+        model = self.model
+        kicks = replace(model.map.kicks, energy=BAD * model.map.kicks.energy)
+        return replace(model, map=replace(model.map, kicks=kicks))
+
+
 def aluminium():
     """The reference, then chains."""
-    from symstride.model import load_model
+    from ase.build import bulk
+    from ase.calculators.emt import EMT
 
-    model = load_model(MODEL)
-    palindrome = model.map
-    bad = replace(palindrome, kicks=replace(palindrome.kicks, energy=BAD * palindrome.kicks.energy))
-    start, reference = small_steps()
-    yield reference
-    for name, map, stride_fs, strides in (
-        ("ghmc", palindrome, 16.0, 1),
-        ("ghmc", palindrome, 32.0, 1),
-        ("ghmc", palindrome, 32.0, 4),
-        ("ghmc bad", bad, 32.0, 1),
-    ):
-        yield chain(name, replace(model, map=map), start, stride_fs, strides)
+    atoms = bulk("Al", a=4.05, cubic=True) * (2, 2, 2)
+    atoms.calc = EMT()
+    system = System("aluminium", atoms, 4.0, 60.0)
+    yield small_steps(system)
+    for stride_fs, strides in ((16.0, 1), (32.0, 1), (32.0, 4)):
+        yield chain("ghmc", system, system.model, stride_fs, strides)
+    yield chain("ghmc bad", system, system.bad(), 32.0, 1)
 
 
-def small_steps():
-    """Langevin dynamics in small steps, one gradient each: where to start, and a row.
+def ethanol():
+    """The same of a molecule."""
+    from ase.build import molecule
+    from ase.optimize import BFGS
+
+    from symstride.data.xtb import TBLite
+
+    atoms = molecule("CH3CH2OH")
+    atoms.calc = TBLite(verbosity=0, accuracy=0.1)
+    BFGS(atoms, logfile=None).run(fmax=0.01)
+    system = System("ethanol", atoms, 0.5, 30.0)
+    yield small_steps(system)
+    for stride_fs, strides in ((4.0, 1), (6.0, 1), (6.0, 4)):
+        yield chain("ghmc", system, system.model, stride_fs, strides)
+    yield chain("ghmc bad", system, system.bad(), 6.0, 1)
+
+
+def small_steps(system: System) -> dict:
+    """Langevin dynamics in small steps, one gradient each, which leaves the atoms where to start.
 
     BAOAB, whose positions are exact for harmonic forces (Leimkuhler and Matthews, J. Chem. Phys. 138, 174102
     (2013)); noise without total momentum, as ASE's integrator has it only approximately.
     """
     import numpy as np
-    from ase.build import bulk
-    from ase.calculators.emt import EMT
 
     from symstride.units import FS, KB
 
-    atoms = bulk("Al", a=4.05, cubic=True) * (2, 2, 2)
-    atoms.calc = EMT()
-    rng, m, h, kT = np.random.default_rng(0), atoms.get_masses()[:, None], REFERENCE_FS * FS, KB * KELVIN
-    kept = np.exp(-REFERENCE_FS / (1000 * FORGET_PS))
+    atoms, h, kT = system.atoms, system.step_fs * FS, KB * KELVIN
+    rng, m = np.random.default_rng(0), atoms.get_masses()[:, None]
+    kept = np.exp(-system.step_fs / (1000 * FORGET_PS))
 
     def noise():
         p = np.sqrt(m * kT) * rng.standard_normal((len(atoms), 3))
@@ -79,7 +124,7 @@ def small_steps():
     p, energies = np.sqrt(2) * noise(), []  # half of it goes into the springs
     force = atoms.get_forces()
     began = time.perf_counter()
-    for _ in range(round(1000 * REFERENCE_PS / REFERENCE_FS)):
+    for _ in range(round(1000 * system.ps / system.step_fs)):
         p = p + h / 2 * force
         half = atoms.positions + h / 2 * p / m
         p = kept * p + np.sqrt(1 - kept**2) * noise()
@@ -88,15 +133,14 @@ def small_steps():
         p = p + h / 2 * force
         energies.append(atoms.get_potential_energy())
     wall = time.perf_counter() - began
-    about = {"system": "aluminium", "method": "langevin", "step_fs": REFERENCE_FS, "length_ps": REFERENCE_PS}
-    return atoms, about | averages(np.array(energies)[:, None], kT, len(atoms), 1) | {"wall_s": wall}
+    about = {"system": system.name, "method": "langevin", "step_fs": system.step_fs, "length_ps": system.ps}
+    return about | averages(np.array(energies)[:, None], kT, len(atoms), 1) | {"wall_s": wall}
 
 
-def chain(name: str, model, atoms, stride_fs: float, strides: int) -> dict:
-    """A row of hybrid Monte Carlo with EMT's energies."""
+def chain(name: str, system: System, model, stride_fs: float, strides: int) -> dict:
+    """A row of hybrid Monte Carlo with true energies."""
     import jax.numpy as jnp
     import numpy as np
-    from ase.calculators.emt import EMT
 
     from symstride.maps.thermostat import Langevin
     from symstride.phase import Phase
@@ -106,6 +150,7 @@ def chain(name: str, model, atoms, stride_fs: float, strides: int) -> dict:
     from symstride.simulate.start import Start, draw_momenta
     from symstride.units import FS, KB
 
+    atoms = system.atoms
     frames = np.repeat(atoms.positions[None], REPLICAS, 0)
     start = Start(
         *(atoms.numbers, atoms.get_masses(), atoms.cell.array, atoms.pbc),
@@ -114,13 +159,13 @@ def chain(name: str, model, atoms, stride_fs: float, strides: int) -> dict:
     kT = KB * KELVIN
     bath = Langevin(model.map, kT, 1000 * FORGET_PS * FS, 0)
     simulation = replace(simulation_of(model, start, stride_fs, 2.0, REPLICAS), map=bath)
-    sampler = HybridMonteCarlo(simulation, TrueEnergies(EMT(), 1, start).of_replicas, strides)
+    sampler = HybridMonteCarlo(simulation, TrueEnergies(atoms.calc, 1, start).of_replicas, strides)
     p = draw_momenta(start, KELVIN, 0, np.ones_like(frames))
     z = Phase(jnp.asarray(frames.reshape(-1, 3)), jnp.asarray(p.reshape(-1, 3)))
     began = time.perf_counter()
     done = sampler.stretch(z, None, moves_of(PS, stride_fs, strides) * strides, every=strides)
     wall = time.perf_counter() - began
-    about = {"system": "aluminium", "method": name, "step_fs": stride_fs, "strides": strides}
+    about = {"system": system.name, "method": name, "step_fs": stride_fs, "strides": strides}
     about |= {"length_ps": PS, "replicas": REPLICAS}
     return about | averages(done.energies, kT, len(atoms), 1) | judged(done) | {"wall_s": wall}
 
