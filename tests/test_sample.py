@@ -130,6 +130,22 @@ def test_frames_are_verlets(tmp_path):
     np.testing.assert_allclose(t.momenta[1:], half + 0.5 * h * t.forces[1:], atol=1e-12)
 
 
+def test_kept_momenta_are_those_of_the_file(tmp_path):
+    frames = [Atoms("Ar2", [[0, 0, 0], [3.1, 0.1 * n, 0]], momenta=[[0, n, 1], [0, 0, 0]]) for n in (1, 2)]
+    ase_write(tmp_path / "frames.traj", frames)
+    given = springs(tmp_path) | {"structure": {"file": tmp_path / "frames.traj", "frames": "each"}}
+    kept = config(tmp_path, **given, trajectories=2, momenta="kept", thermalize_ps=0)
+    for path, atoms in zip(sample(kept), frames, strict=True):
+        first = h5md.read(path)
+        np.testing.assert_array_equal(first.positions[0], atoms.positions)
+        np.testing.assert_allclose(first.momenta[0], atoms.get_momenta(), rtol=1e-14, atol=1e-15)
+    at_rest = given | {"structure": {"file": tmp_path / "chain.xyz"}}
+    with pytest.raises(DataError, match=r"chain.xyz: has no momenta to keep"):
+        sample(config(tmp_path, **at_rest, momenta="kept", thermalize_ps=0, output=tmp_path / "rest"))
+    with pytest.raises(ValueError, match="give one, and thermalize_ps: 0"):
+        config(tmp_path, **given, momenta="kept")
+
+
 def test_temperature_of_thermalised_springs(tmp_path):
     """64 free atoms on springs: kinetic and potential energy are 3/2 NkT each, in four standard errors."""
     cfg = config(tmp_path, **springs(tmp_path, 64), thermalize_ps=2, length_ps=0.02, timestep_fs=10, every=1)

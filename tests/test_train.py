@@ -17,7 +17,7 @@ from symstride.data import h5md
 from symstride.data.config import SampleConfig
 from symstride.data.pairs import Pairs
 from symstride.data.sample import sample
-from symstride.errors import DataError, ModelError, SymstrideError
+from symstride.errors import ConfigError, DataError, ModelError, SymstrideError
 from symstride.model import MapConfig, Model, Scales, build_map, load_model, save_model
 from symstride.train.config import TrainConfig
 from symstride.train.loop import Split, train
@@ -27,17 +27,7 @@ NETWORK = {"radial": 4, "channels": 4, "products": 4, "hidden": 8, "cutoff": 4.0
 SCALES = Scales(energy=0.5, length=0.1, stride_unit=0.4, temperature=300.0)
 
 
-@pytest.fixture(scope="module", autouse=True)
-def compiled_once(tmp_path_factory):
-    """Trainings of one map share their compiled programs."""
-    cache = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled"))}
-    cache |= {"jax_persistent_cache_min_compile_time_secs": 0.5}
-    before = {name: getattr(jax.config, name) for name in cache}
-    for name, value in cache.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
+pytestmark = pytest.mark.usefixtures("compiled_once")
 
 
 @pytest.fixture(scope="module")
@@ -152,12 +142,49 @@ def test_resumed_training_is_the_uninterrupted_one(trained, tmp_path):
     assert not checkpoint.exists()
 
 
+def test_training_goes_on_from_a_start(trained, tmp_path):
+    """The first step's model is all but the start; a resumed one the uninterrupted one."""
+    config, before = trained
+    schedule = config.schedule.model_copy(update={"force_steps": 0, "steps": 2, "validate_every": 1})
+    changes = {"start": config.output, "schedule": schedule, "output": tmp_path / "whole.safetensors"}
+    config = config.model_copy(update=changes)
+    whole = train(config)
+    first = whole.provenance["history"][0]["strides_fs"]["16"]["momentum"]
+    assert first == pytest.approx(before.provenance["history"][-1]["strides_fs"]["16"]["momentum"], rel=0.05)
+    assert (whole.scales, whole.elements) == (before.scales, before.elements)
+
+    def stop(step: int, total: int, entry: dict | None) -> None:
+        if step == 1 and entry:
+            raise Interruption
+
+    again = config.model_copy(update={"output": tmp_path / "again.safetensors"})
+    with pytest.raises(Interruption):
+        train(again, stop)
+    _assert_same(train(again), whole)
+    wider = config.map.model_copy(update={"strides_fs": (8.0,)})
+    with pytest.raises(
+        ConfigError, match=r"a map with strides_fs = \(8.0, 16.0\), the configuration now says"
+    ):
+        train(config.model_copy(update={"map": wider}))
+
+
 def test_validation_holds_out_whole_trajectories(reference):
     split = Split.of((f"{reference}/*.h5",), 0.3)
     everything = [h5md.read(path) for path in sorted(reference.glob("*.h5"))]
     assert (len(split.training), len(split.validation)) == (2, 1)
     for part, whole in zip([*split.training, *split.validation], everything, strict=True):
         np.testing.assert_array_equal(part.positions, whole.positions)
+
+
+def test_named_trajectories_are_held_out(reference):
+    first, *others = sorted(reference.glob("*.h5"))
+    split = Split.of((f"{reference}/*.h5",), 0.2, (str(first),))
+    assert (len(split.training), len(split.validation)) == (len(others), 1)
+    np.testing.assert_array_equal(split.validation[0].positions, h5md.read(first).positions)
+    with pytest.raises(DataError, match=r"held_out: none.h5: no trajectories found"):
+        Split.of((f"{reference}/*.h5",), 0.2, ("none.h5",))
+    with pytest.raises(DataError, match="leaves none to train on"):
+        Split.of((f"{reference}/*.h5",), 0.2, (f"{reference}/*.h5",))
 
 
 def test_one_trajectory_is_too_few(reference, tmp_path):

@@ -33,12 +33,16 @@ class Novelty(eqx.Module):
 
     def __call__(self, map: Map, z: Phase, h: float | Array, particles: Particles) -> Array:
         """That of each replica's farthest atom, [replicas]."""
+        distances = jnp.linalg.norm(self.deviations(map, z, h, particles), axis=-1)
+        return jnp.max(distances.reshape(particles.replicas, -1), 1)
+
+    def deviations(self, map: Map, z: Phase, h: float | Array, particles: Particles) -> Array:
+        """Wᵀ(φ_i − μ) over the limit for each atom, [M, F]: their lengths are the distances."""
         features, species = features_of(map, z, h, particles), jnp.asarray(particles.species)
-        distances = jnp.zeros(len(features), features.dtype)
+        found = jnp.zeros_like(features)
         for kind, (mean, whitening) in enumerate(zip(self.mean, self.whitening, strict=True)):
-            mine = jnp.sqrt(jnp.sum(((features - mean) @ whitening) ** 2, -1))
-            distances = jnp.where(species == kind, mine, distances)
-        return jnp.max(distances.reshape(particles.replicas, -1), 1) / self.limit
+            found = jnp.where((species == kind)[:, None], (features - mean) @ whitening, found)
+        return found / self.limit
 
 
 def features_of(map: Map, z: Phase, h: float | Array, particles: Particles) -> Array:

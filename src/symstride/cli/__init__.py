@@ -15,7 +15,7 @@ import typer
 
 from symstride.errors import SymstrideError, SymstrideWarning
 
-COMMANDS = ("sample", "import_", "advise", "train", "run", "verify", "export", "quickstart")
+COMMANDS = ("sample", "import_", "advise", "train", "run", "extend", "verify", "export", "quickstart")
 
 app = typer.Typer(
     name="symstride",

@@ -5,6 +5,7 @@ Paths in them are relative to the current directory.
 
 import difflib
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated, Any, Literal, TypeVar, get_args
 
@@ -83,31 +84,23 @@ def _not_empty(value: tuple) -> tuple:
     return value
 
 
-class SampleConfig(Config):
-    """What `symstride sample` makes: independent NVE trajectories of one system."""
+class ReferenceConfig(Config):
+    """How true trajectories are made, whatever they begin with."""
 
-    structure: StructureConfig = Field(description="`file: PATH` or `bulk: Al`")
     calculator: CalculatorConfig = Field(
         description="`name: emt|lj|tblite|openmm` or `import: package.module:Class`"
     )
-    temperature_K: Annotated[
-        tuple[PositiveFloat, ...], BeforeValidator(_several), AfterValidator(_not_empty)
-    ] = Field(description="kelvin; one, or a list taken in turn by the trajectories")
-    trajectories: PositiveInt = Field(description="how many")
-    thermalize_ps: float = Field(default=1.0, ge=0)
     length_ps: PositiveFloat = Field(description="NVE length of each, after thermalisation")
     timestep_fs: PositiveFloat = Field(description="step of the reference's velocity Verlet")
     every: PositiveInt = Field(default=1, description="steps from one kept frame to the next")
-    seed: int = Field(default=0, ge=0)
     processes: PositiveInt = 1
-    output: Path = Field(description="a directory")
     segment_frames: PositiveInt = Field(
         default=50, description="frames kept at a time; a kill loses fewer than these"
     )
     max_drift_mev_per_atom_per_ps: PositiveFloat = 0.1
 
     @model_validator(mode="after")
-    def _one_frame(self) -> "SampleConfig":
+    def _one_frame(self) -> "ReferenceConfig":
         spacing = self.timestep_fs * self.every
         if 1000 * self.length_ps < spacing:
             raise ValueError(f"length_ps must be at least timestep_fs × every = {spacing:g} fs")
@@ -117,6 +110,32 @@ class SampleConfig(Config):
     def frames(self) -> int:
         """Frames of each trajectory, the one at time zero included."""
         return 1 + int(1000 * self.length_ps / (self.timestep_fs * self.every) + 1e-9)
+
+
+class SampleConfig(ReferenceConfig):
+    """What `symstride sample` makes: independent NVE trajectories of one system.
+
+    With `momenta: kept` they begin with the momenta that the structure's file has, as they are: to go on
+    with true forces from frames of a run, say. Then there is nothing to thermalise.
+    """
+
+    structure: StructureConfig = Field(description="`file: PATH` or `bulk: Al`")
+    temperature_K: Annotated[
+        tuple[PositiveFloat, ...], BeforeValidator(_several), AfterValidator(_not_empty)
+    ] = Field(description="kelvin; one, or a list taken in turn by the trajectories")
+    momenta: Literal["kept"] | None = Field(default=None, description="kept: those of the structure's file")
+    trajectories: PositiveInt = Field(description="how many")
+    thermalize_ps: float = Field(default=1.0, ge=0)
+    seed: int = Field(default=0, ge=0)
+    output: Path = Field(description="a directory")
+
+    @model_validator(mode="after")
+    def _momenta_of_a_file(self) -> "SampleConfig":
+        if self.momenta and (self.structure.file is None or self.thermalize_ps):
+            raise ValueError(
+                "`momenta: kept` takes those of `structure.file`: give one, and thermalize_ps: 0"
+            )
+        return self
 
     @property
     def thermalize_steps(self) -> int:
@@ -154,6 +173,15 @@ _Loader.add_implicit_resolver(
 )
 
 Model = TypeVar("Model", bound=BaseModel)
+
+
+def differences(a: Any, b: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
+    """Where two nested dictionaries of settings differ: the key, and what each has there (None: nothing)."""
+    if isinstance(a, dict) and isinstance(b, dict):
+        for inner in sorted(a.keys() | b.keys()):
+            yield from differences(a.get(inner), b.get(inner), f"{key}.{inner}".lstrip("."))
+    elif a != b:
+        yield key, a, b
 
 
 def load_config(path: Path, model: type[Model]) -> Model:

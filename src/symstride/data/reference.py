@@ -177,6 +177,8 @@ class _Sampler:
     def __post_init__(self) -> None:
         config = self.config
         self.atoms = build_structure(config.structure, self.index)
+        if config.momenta and not self.atoms.get_momenta().any():
+            raise DataError(f"{config.structure.file}: has no momenta to keep")
         self.atoms.calc = make_calculator(config.calculator)
         self.dynamics = make_dynamics(self.atoms, config.timestep_fs)
         self.temperature = config.temperature_K[self.index % len(config.temperature_K)]
@@ -196,7 +198,7 @@ class _Sampler:
     def run(self) -> None:
         """Completes the segments, from wherever they end."""
         done = self._resume() if self.segments.paths else 0
-        if done == 0:
+        if done == 0 and not self.config.momenta:
             self._thermalize()
         while done < self.config.frames:
             end = min(self.config.frames, done + self.config.segment_frames)

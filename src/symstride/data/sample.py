@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from symstride.data.calculators import make_calculator
-from symstride.data.config import SampleConfig
+from symstride.data.config import SampleConfig, differences
 from symstride.data.files import replacing
 from symstride.data.reference import UnphysicalError, build_structure, sample_one, steps_in_all
 from symstride.errors import ConfigError, DataError, SymstrideError
@@ -64,7 +64,7 @@ def _claim(config: SampleConfig) -> None:
         theirs = json.loads(path.read_text())
     except (OSError, ValueError) as error:
         raise DataError(f"{path}: damaged ({error}); use another output directory") from error
-    for key, was, now in _differences(theirs, ours):
+    for key, was, now in differences(theirs, ours):
         raise ConfigError(
             f"output: {config.output} was made with {key} = {was}, the configuration now says {now};"
             " use another directory"
@@ -73,14 +73,6 @@ def _claim(config: SampleConfig) -> None:
 
 def _digest(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
-
-
-def _differences(a: Any, b: Any, key: str = "") -> Iterator[tuple[str, Any, Any]]:
-    if isinstance(a, dict) and isinstance(b, dict):
-        for inner in sorted(a.keys() | b.keys()):
-            yield from _differences(a.get(inner), b.get(inner), f"{key}.{inner}".lstrip("."))
-    elif a != b:
-        yield key, a, b
 
 
 def _in_turn(config: SampleConfig, progress: Progress) -> list[Path]:

@@ -1,5 +1,6 @@
 """Where a training stands, in memory and on disk."""
 
+import hashlib
 import io
 import json
 import math
@@ -68,9 +69,9 @@ class Checkpoint:
 
     @property
     def identity(self) -> str:
-        return json.dumps(
-            {"config": self.config.model_dump(mode="json"), "data": self.digest}, sort_keys=True
-        )
+        start = self.config.start and hashlib.sha256(self.config.start.read_bytes()).hexdigest()
+        described = {"config": self.config.model_dump(mode="json"), "data": self.digest, "start": start}
+        return json.dumps(described, sort_keys=True)
 
     def save(self, state: State) -> None:
         arrays = io.BytesIO()

@@ -40,6 +40,13 @@ class TrainConfig(Config):
     validation: float = Field(
         default=0.2, gt=0, lt=1, description="the part of the trajectories held out, whole"
     )
+    held_out: tuple[str, ...] | None = Field(
+        default=None, min_length=1, description="files or patterns to hold out instead"
+    )
     map: MapConfig = Field(description="`kind: explicit|s3|verlet` and `strides_fs`")
+    start: Path | None = Field(
+        default=None,
+        description="a model to begin with, of the same map settings: its weights and scales go on",
+    )
     schedule: Schedule = Schedule()
     output: Path = Field(description="the model, .safetensors")

@@ -27,6 +27,8 @@ from symstride.train.novelty import measure_novelty
 from symstride.train.objective import Errors, Objective, calibrated
 from symstride.train.optimizer import left_out
 from symstride.train.split import Split, measure_scales
+from symstride.train.start import load_start
+from symstride.train.validation import validation_batches
 from symstride.units import KB
 
 SEEN = 128  # batches whose features say what is novel
@@ -39,24 +41,35 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
 
     An interrupted training goes on from its checkpoint (`output` + .checkpoint.npz), to the same result.
     """
-    split = Split.of(config.data, config.validation)
+    split = Split.of(config.data, config.validation, config.held_out)
     scales, force_size = measure_scales(split.training, config.map.strides_fs)
     elements = tuple(sorted({int(n) for t in split.training + split.validation for n in t.numbers}))
-    dressing = load_dressing(config.map, elements)
-    long_range = dressing.long_range if dressing else config.map.long_range(elements)
-    known, bonded = find_bonds(config.map, split.training, dressing)
+    start = load_start(config)
+    if start is None:
+        dressing = load_dressing(config.map, elements)
+        known, bonded = find_bonds(config.map, split.training, dressing)
+    else:
+        scales, elements = start.scales, start.elements
+        dressing, known, bonded = start.dressing, start.config, start.bonded
     config = config.model_copy(update={"map": known})
-    strides, cutoff = config.map.strides_fs, config.map.network.cutoff
-    pairs = Pairs(split.training, strides, elements, cutoff, bonded, long_range)
-    held_out = list(_validation_batches(split.validation, pairs, config))
+    long_range = dressing.long_range if dressing else config.map.long_range(elements)
+    system = elements, config.map.network.cutoff, bonded, long_range
+    pairs = Pairs(split.training, config.map.strides_fs, *system)
+    held_out = validation_batches(
+        Pairs(split.validation, config.map.strides_fs, *system), config.schedule.validation_frames
+    )
     loss = Objective(config, KB * scales.temperature, force_size)
 
     fastest = _fastest(split, config)
     sample = on_device(pairs.batch(np.random.default_rng([config.schedule.seed, 2**31]), 16))
-    if bonded is not None or dressing is not None:
-        scales = remaining(scales, flight(config.map) if dressing is None else dressing.map, sample)
-    fresh = build_map(config.map, scales, elements, jax.random.key(config.schedule.seed), dressing)
-    parameters, static = eqx.partition(calibrated(fresh, sample), eqx.is_inexact_array)
+    if start is None:
+        if bonded is not None or dressing is not None:
+            scales = remaining(scales, flight(config.map) if dressing is None else dressing.map, sample)
+        fresh = build_map(config.map, scales, elements, jax.random.key(config.schedule.seed), dressing)
+        begun = calibrated(fresh, sample)
+    else:
+        begun = start.map
+    parameters, static = eqx.partition(begun, eqx.is_inexact_array)
     checkpoint = Checkpoint(config, split.digest)
     phases = loss.phases()
     state = checkpoint.load(State.fresh(parameters, phases))
@@ -141,19 +154,6 @@ def _stream(
             yield step, batch
 
 
-def _validation_batches(trajectories: list[Trajectory], pairs: Pairs, config: TrainConfig) -> Iterator[Batch]:
-    known = pairs.elements, pairs.cutoff, pairs.bonded, pairs.long_range
-    held_out = Pairs(trajectories, config.map.strides_fs, *known)
-    frames = len(config.map.strides_fs) * max(1, 12 // len(config.map.strides_fs))
-    count = -(-config.schedule.validation_frames // frames)
-    for again in (False, True):  # then all have the most slots that any needs
-        for n in range(count):
-            batch = held_out.batch(np.random.default_rng([7, n]), frames)
-            if again:
-                neighbors = replace(batch.particles.neighbors, close=0)  # none is to be lost
-                yield on_device(replace(batch, particles=replace(batch.particles, neighbors=neighbors)))
-
-
 def _fastest(split: Split, config: TrainConfig) -> float | None:
     """Wavenumber of the fastest mode in the data, cm⁻¹, if their frames can tell and it limits the map. Warns
     of a stride near a caustic, or on a resonance."""
@@ -165,7 +165,7 @@ def _fastest(split: Split, config: TrainConfig) -> float | None:
     if config.map.dressing is not None:  # what is left to learn has another caustic
         kind = Limit(math.inf)
     try:
-        advice = Advice.of(split.training)
+        advice = Advice.of(_longest(split.training))
     except DataError as unclear:
         warnings.warn(str(unclear), SymstrideWarning, stacklevel=3)
         return None
@@ -175,6 +175,17 @@ def _fastest(split: Split, config: TrainConfig) -> float | None:
     for warning in filter(None, warned):
         warnings.warn(str(warning), SymstrideWarning, stacklevel=3)
     return advice.fastest if math.isfinite(kind.caustic) else None
+
+
+def _longest(trajectories: list[Trajectory]) -> list[Trajectory]:
+    """Those at least half as long as the longest, and spaced as it is: short ones blur a spectrum."""
+    spans = [t.times[-1] - t.times[0] for t in trajectories]
+    longest = trajectories[int(np.argmax(spans))]
+    return [
+        t
+        for t, span in zip(trajectories, spans, strict=True)
+        if span >= max(spans) / 2 and np.isclose(t.spacing_fs, longest.spacing_fs)
+    ]
 
 
 def _provenance(config: TrainConfig, split: Split, state: State) -> dict:

@@ -26,24 +26,51 @@ class Split:
     digest: str  # SHA-256 of all files, in order
 
     @staticmethod
-    def of(patterns: tuple[str, ...], fraction: float) -> "Split":
-        """Reads the files and holds out the last `fraction` of them, at least one."""
-        paths = sorted({path for pattern in patterns for path in glob(pattern)})
-        if len(paths) < 2:
-            raise DataError(
-                f"{', '.join(patterns)}: {len(paths)} trajectories found, at least 2 are needed: "
-                "validation holds out whole trajectories, never frames of one"
-            )
-        trajectories = [h5md.read(Path(path)) for path in paths]
-        for path, trajectory in zip(paths, trajectories, strict=True):
-            check_constant_cell(trajectory, path)
+    def of(patterns: tuple[str, ...], fraction: float, held_out: tuple[str, ...] | None = None) -> "Split":
+        """Reads what `divide` finds."""
+        return Split.read(*divide(patterns, fraction, held_out))
+
+    @staticmethod
+    def read(training: list[str], validation: list[str]) -> "Split":
+        """Reads these files."""
         digest = hashlib.sha256()
-        for path in paths:
+        for path in sorted([*training, *validation]):
             digest.update(Path(path).read_bytes())
-        held = max(1, round(fraction * len(paths)))
-        if held == len(paths):
-            raise DataError(f"validation: {fraction:g} of {len(paths)} trajectories leaves none to train on")
-        return Split(trajectories[:-held], trajectories[-held:], digest.hexdigest())
+        return Split(_read(training), _read(validation), digest.hexdigest())
+
+
+def divide(
+    patterns: tuple[str, ...], fraction: float, held_out: tuple[str, ...] | None = None
+) -> tuple[list[str], list[str]]:
+    """The files to train on and those held out: the ones that match `held_out`, or else the last `fraction`
+    of all, at least one. Raises DataError if there are not enough."""
+    held = _matching(held_out or ())
+    paths = sorted({*_matching(patterns), *held})
+    if len(paths) < 2:
+        raise DataError(
+            f"{', '.join(patterns)}: {len(paths)} trajectories found, at least 2 are needed: "
+            "validation holds out whole trajectories, never frames of one"
+        )
+    if held_out is None:
+        held = paths[-max(1, round(fraction * len(paths))) :]
+    elif not held:
+        raise DataError(f"held_out: {', '.join(held_out)}: no trajectories found")
+    training = [path for path in paths if path not in held]
+    if not training:
+        which = f"{fraction:g}" if held_out is None else "held_out"
+        raise DataError(f"validation: {which} of {len(paths)} trajectories leaves none to train on")
+    return training, held
+
+
+def _matching(patterns: tuple[str, ...]) -> list[str]:
+    return sorted({path for pattern in patterns for path in glob(pattern)})
+
+
+def _read(paths: list[str]) -> list[Trajectory]:
+    trajectories = [h5md.read(Path(path)) for path in paths]
+    for path, trajectory in zip(paths, trajectories, strict=True):
+        check_constant_cell(trajectory, path)
+    return trajectories
 
 
 def measure_scales(trajectories: list[Trajectory], strides_fs: tuple[float, ...]) -> tuple[Scales, float]:
