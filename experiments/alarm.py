@@ -4,7 +4,8 @@
 
 An explicit model of an aluminium crystal at 300 to 450 K (models/aluminium-explicit.safetensors) takes one
 stride from frames of EMT at other temperatures, up to a melt, and in other cells. Flagged are frames whose
-novelty is beyond 1, before the stride is taken. False alarms are counted on a crystal at 300 K.
+novelty is beyond 1, before the stride is taken. False alarms are counted on a crystal at 300 K. The error
+that the novelty lets expect is compared with the true one.
 """
 
 import sys
@@ -37,6 +38,7 @@ SETTINGS = [  # temperature K, strain of lengths
 ]  # fmt: skip
 HOME = 2  # the first of these are the crystal that the model knows
 FRAMES, APART = 24, 0.2  # of each setting, ps
+MOLTEN = 2000  # K
 SKIN = 6.0  # Å: the wildest stride must end within the lists, or have an error anyway
 BEYOND = 3.0  # times the validation error is too large an error
 
@@ -56,6 +58,7 @@ def main() -> None:
                 "home": seed < HOME,
                 "novelty": n,
                 "momentum_error": e,
+                "momentum_error_expected": model.expected_error(STRIDE, n),
             }
             for n, e in zip(novelty, error, strict=True)
         ]
@@ -70,6 +73,8 @@ def main() -> None:
             [r["home"] for r in rows],
         )
     )
+    ratio = np.array([r["momentum_error_expected"] / r["momentum_error"] for r in rows])
+    solid = np.array([r["temperature_K"] < MOLTEN for r in rows])
     summary = {
         "system": "aluminium EMT",
         "validation_momentum_error": validation,
@@ -78,6 +83,8 @@ def main() -> None:
         "frames_at_home": int(home.sum()),
         "false_alarms_there": float(flagged[home].mean()),
         "right_but_flagged_elsewhere": float(flagged[~home & ~wrong].mean()),
+        "expected_over_true_error_solid": np.quantile(ratio[solid], [0.05, 0.5, 0.95]).tolist(),
+        "solid_within_a_factor_of_two": float(np.mean(np.abs(np.log2(ratio[solid])) < 1)),
     }
     print(summary)
     keep("alarm", [summary, *rows], drawn(rows, validation))

@@ -125,7 +125,7 @@ class Told(Novelty):
 
     @staticmethod
     def by(tell):
-        return Told(jnp.zeros(()), jnp.zeros(()), jnp.ones(()), tell)
+        return Told(*(jnp.ones(()) for _ in range(4)), tell)
 
     def __call__(self, map, z, h, particles):
         return self.tell(z)
@@ -184,6 +184,18 @@ def test_looks_are_every_few_strides():
     np.testing.assert_allclose(seen.novelty, far(None, begun(), 0.1, CLUSTERS))
     np.testing.assert_allclose(later.novelty, far(None, then, 0.1, CLUSTERS))
     np.testing.assert_allclose(later.farthest, np.maximum(seen.novelty, later.novelty))
+
+
+def test_the_error_to_expect_is_that_of_held_out_frames_in_proportion(map, measured):
+    frame = frames(99, 0.1)  # those the limit was measured on
+    found = np.asarray(measured(map, frame.start, frame.h, frame.particles))
+    assert float(measured.usual) == pytest.approx(np.sqrt(np.mean(found**2)), rel=1e-5)
+    errors = {"4": {"momentum": 0.01}, "8": {"momentum": 0.03}}
+    model = Model(map, CONFIG, SCALES, ELEMENTS, {"validation": {"strides_fs": errors}}, novelty=measured)
+    usual = float(measured.usual)
+    assert model.expected_error(8.0, usual) == pytest.approx(0.03)
+    assert model.expected_error(5.0, 3 * usual) == pytest.approx(0.03)
+    assert replace(model, novelty=None).expected_error(8.0, usual) is None
 
 
 def test_models_keep_it(map, measured, tmp_path):

@@ -193,6 +193,16 @@ class Model:
         solved = eqx.tree_at(lambda m: implicit_part(m).solver.tolerance, self.map, tolerance)
         return replace(self, map=solved, config=config)
 
+    def expected_error(self, stride_fs: float, novelty: float) -> float | None:
+        """Momentum error of a stride over thermal momentum, where atoms are so novel: the validation's, of
+        the nearest stride trained, in proportion to the distance (how well that holds: experiments/alarm.py).
+        None for a model that has no novelty or no such errors."""
+        known = self.provenance.get("validation", {}).get("strides_fs", {})
+        if self.novelty is None or not known:
+            return None
+        nearest = min(known, key=lambda stride: abs(float(stride) - stride_fs))
+        return known[nearest]["momentum"] * novelty / float(self.novelty.usual)
+
     @property
     def solves(self) -> bool:
         """Whether there is an equation to solve: each stride, or at the outputs for a processor."""
@@ -364,7 +374,7 @@ def _skeleton(header: dict, path: Path) -> Model:
     built = eqx.filter_eval_shape(build_map, config, scales, elements, jax.random.key(0), dressing)
     novelty = None
     if features := header.get("novelty"):
-        shapes = (len(elements), features), (len(elements), features, features), ()
+        shapes = (len(elements), features), (len(elements), features, features), (), ()
         novelty = Novelty(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))  # pyright: ignore[reportArgumentType]
     return Model(built, config, scales, elements, dict(header["provenance"]), dressing, bonded, novelty)
 

@@ -21,8 +21,8 @@ class Novelty(eqx.Module):
     """d_i = √((φ_i − μ)ᵀ Σ⁻¹ (φ_i − μ) / F), φ_i being the F features of an atom that outputs are linear in,
     μ and Σ their mean and covariance over the atoms of its species in the training data.
 
-    To a linear readout fitted to these data d² is its variance, but for a factor. In units of `limit`, which
-    hardly a frame of held-out data passes: beyond 1 a point is unlike the data.
+    To a linear readout fitted to these data d² is its variance, but for a factor: errors grow in proportion
+    to d. In units of `limit`, which hardly a frame of held-out data passes: beyond 1 a point is unlike them.
 
     Source: Bigi, Chong, Ceriotti, Grasselli, Mach. Learn.: Sci. Technol. 5, 045018 (2024), eq. 9.
     """
@@ -30,6 +30,7 @@ class Novelty(eqx.Module):
     mean: Array  # [S, F]
     whitening: Array  # [S, F, F], W Wᵀ = Σ⁻¹ / F
     limit: Array  # []
+    usual: Array  # [] root mean square of held-out frames, in units of the limit
 
     def __call__(self, map: Map, z: Phase, h: float | Array, particles: Particles) -> Array:
         """That of each replica's farthest atom, [replicas]."""

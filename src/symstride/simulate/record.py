@@ -140,21 +140,24 @@ def _box(plan: Plan, state: State) -> dict[str, Any]:
 
 def _novelty(plan: Plan, watch: Watch) -> dict[str, Any]:
     """How far each replica went from the training data; beyond 1 is unlike them."""
-    first = np.asarray(watch.first)
+    first, farthest = np.asarray(watch.first), np.asarray(watch.farthest, float)
     return {
-        "farthest": np.asarray(watch.farthest, float).tolist(),
+        "farthest": farthest.tolist(),
+        "momentum_error_expected_there": [plan.model.expected_error(plan.stride_fs, d) for d in farthest],
         "strides_beyond": np.asarray(watch.beyond).tolist(),
         "first_fs": [None if n < 0 else float(n * plan.stride_fs) for n in first],
     }
 
 
 def _beyond(plan: Plan, watch: Watch, strides: int) -> str:
-    first = np.asarray(watch.first)
+    first, farthest = np.asarray(watch.first), float(jnp.nanmax(watch.farthest))
+    error = plan.model.expected_error(plan.stride_fs, farthest)
     dealt = ", and were taken in small steps" if plan.settings.guard == "substep" else ""
     return (
         f"{int(np.sum(watch.beyond))} of {strides} strides began where atoms are unlike the training data"
         f"{dealt}, the first at {plan.stride_fs * first[first >= 0].min() / 1000:.4g} ps; the farthest at "
-        f"{float(jnp.nanmax(watch.farthest)):.3g} times what is usual there at most"
+        f"{farthest:.3g} times what is usual there at most"
+        + (f", where a momentum error of {100 * error:.2g} % is to be expected" if error else "")
     )
 
 

@@ -31,14 +31,16 @@ def measure_novelty(map: Map, training: Iterable[Batch], held_out: Iterable[Batc
     size, axes = np.linalg.eigh(covariance)
     size = np.maximum(size, 0) + FLAT * size[:, -1:] + 1e-12
     whitening = axes / np.sqrt(size * size.shape[1])[:, None]
-    found = Novelty(*(jnp.asarray(x, jnp.float32) for x in (mean, whitening, 1.0)))
+    found = Novelty(*(jnp.asarray(x, jnp.float32) for x in (mean, whitening, 1.0, 1.0)))
 
     @eqx.filter_jit
     def farthest(batch: Batch) -> Array:
         return found(map, batch.start, batch.h, batch.particles)
 
     every = np.concatenate([np.asarray(farthest(batch)) for batch in held_out])
-    return eqx.tree_at(lambda n: n.limit, found, jnp.asarray(MARGIN * np.quantile(every, SEEN), jnp.float32))
+    limit = MARGIN * np.quantile(every, SEEN)
+    known = (jnp.asarray(x, jnp.float32) for x in (limit, np.sqrt(np.mean(every**2)) / limit))
+    return eqx.tree_at(lambda n: (n.limit, n.usual), found, tuple(known))
 
 
 def _moments(features: np.ndarray, species: np.ndarray, kinds: int) -> tuple[np.ndarray, ...]:
