@@ -175,7 +175,7 @@ def _fastest(split: Split, config: TrainConfig) -> float | None:
 
 
 def _longest(trajectories: list[Trajectory]) -> list[Trajectory]:
-    """Those within half the length of the longest, with its spacing: a spectrum is as sharp as its shortest."""
+    """Those at least half as long as the longest, and spaced as it is: short ones blur a spectrum."""
     spans = [t.times[-1] - t.times[0] for t in trajectories]
     longest = trajectories[int(np.argmax(spans))]
     return [
