@@ -17,7 +17,7 @@ def describe(record: dict[str, Any]) -> str:
     )
     state = "quiet" if record["status"] == "quiet" else "not quiet"
     return (
-        f"{state} after {trainings} trainings and {last['reference_steps']} reference steps: "
+        f"{state} after {trainings} training{'s' * (trainings != 1)} and {last['reference_steps']} reference steps: "
         f"{last['alarms_per_ps']:.3g} alarms per ps (at first {first['alarms_per_ps']:.3g})"
         + (f"; momentum/position errors at {stride} fs: {errors}" if errors else "")
     )
