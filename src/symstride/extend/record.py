@@ -16,8 +16,9 @@ def describe(record: dict[str, Any]) -> str:
         if stride in by
     )
     state = "quiet" if record["status"] == "quiet" else "not quiet"
+    times = f"{trainings} training{'s' * (trainings != 1)}"
     return (
-        f"{state} after {trainings} training{'s' * (trainings != 1)} and {last['reference_steps']} reference steps: "
+        f"{state} after {times} and {last['reference_steps']} reference steps: "
         f"{last['alarms_per_ps']:.3g} alarms per ps (at first {first['alarms_per_ps']:.3g})"
         + (f"; momentum/position errors at {stride} fs: {errors}" if errors else "")
     )
