@@ -4,8 +4,8 @@
 
 `symstride sample`, `train`, `run` and `extend`, one after the other, on 32 atoms of EMT aluminium: each first
 without a kill, then killed again and again, at times spread over all it does, until its share of the kills is
-spent. After each kill every file that bears its final name is read; at the end all arrays are compared bit for bit.
-Writes benchmarks/results/kills.json.
+spent. After each kill every file that bears its final name is read; at the end all arrays are compared bit
+for bit. Writes benchmarks/results/kills.json.
 """
 
 import argparse
