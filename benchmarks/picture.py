@@ -15,6 +15,7 @@ STYLES = {
     "s3-dressed": ("C3", "v", "S³ dressed by the explicit action"),
     "verlet-rival": ("0.5", "^", "velocity Verlet, same network"),
 }
+VARYING = ("system", "atoms")  # columns of tables in which they are not all the same
 
 
 def main() -> None:
@@ -30,6 +31,7 @@ def fill_readme(name: str, results: dict) -> None:
     """Puts the rows between README's two comments."""
     rows = [cells(r) for r in results["rows"]]
     columns = [c for c in rows[0] if any(r[c] for r in rows)]
+    columns = [c for c in columns if c not in VARYING or len({r[c] for r in rows}) > 1]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(r[c] for c in columns) + " |" for r in rows]
     machine = results["machine"]["processor"]
@@ -49,6 +51,8 @@ def cells(r: dict) -> dict[str, str]:
     if r.get("failed"):
         drift += f" until it failed, after {r['failed']['ps']:.1f} ps"
     return {
+        "system": r.get("system", ""),
+        "atoms": str(r.get("n_atoms", "")),
         "method": r["method"],
         "stride, fs": f"{r['stride_fs']:g}",
         "step, fs": f"{r['step_fs']:g}" if "step_fs" in r else "",
