@@ -86,32 +86,44 @@ def _sync_folder(folder: Path) -> None:
 
 @contextmanager
 def locked(folder: Path) -> Iterator[None]:
-    """Keeps every other process out of a block with the same folder, which is made if it is not there.
+    """Keeps every other process out of a block with the same folder, which is made if it is not there; those
+    on other machines too, where the file system they share has locks.
 
     A process that was killed lets go by itself. Raises DataError if another one holds on for five seconds.
     """
+    path, patience = folder / ".lock", time.monotonic() + 5
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        descriptor = os.open(folder, os.O_RDONLY)
-    except OSError as error:
-        raise DataError(f"{folder}: cannot be made ({error.strerror})") from error
-    try:
-        patience = time.monotonic() + 5
-        while not _lock(descriptor):
+        while (held := _lock(path)) is None:
             if time.monotonic() > patience:
                 raise DataError(f"{folder}: another process is writing here; let it finish, or stop it")
             time.sleep(0.05)
+    except OSError as error:
+        raise DataError(f"{folder}: cannot be made ({error.strerror})") from error
+    try:
         yield
     finally:
-        os.close(descriptor)
+        path.unlink(missing_ok=True)
+        os.close(held)
 
 
-def _lock(descriptor: int) -> bool:
+def _lock(path: Path) -> int | None:
+    """The file, opened for this process alone; None where another has it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    descriptor = os.open(path, os.O_RDWR | os.O_CREAT, 0o666)  # a lock on a folder is not seen over NFS
     try:
         fcntl.flock(descriptor, fcntl.LOCK_EX | fcntl.LOCK_NB)
     except BlockingIOError:
-        return False
-    return True
+        os.close(descriptor)
+        return None
+    except OSError:  # a file system without locks
+        return descriptor
+    try:
+        if os.path.samestat(os.fstat(descriptor), path.stat()):
+            return descriptor
+    except FileNotFoundError:
+        pass
+    os.close(descriptor)  # the one before removed it when it let go
+    return None
 
 
 def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:

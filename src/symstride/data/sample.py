@@ -1,4 +1,5 @@
-"""Many reference trajectories from one configuration, in turn or in processes, safe to kill and to repeat."""
+"""Many reference trajectories from one configuration, in turn, in processes or on a cluster, safe to kill and
+to repeat."""
 
 import json
 import multiprocessing
@@ -8,7 +9,7 @@ import threading
 from collections.abc import Callable, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
-from contextlib import contextmanager
+from contextlib import closing, contextmanager
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -28,8 +29,12 @@ _FREE_KEYS = {
 }  # may change on resuming
 
 
-def sample(config: SampleConfig, progress: Progress = lambda done, total: None) -> list[Path]:
+def sample(
+    config: SampleConfig, progress: Progress = lambda done, total: None, cluster: str | None = None
+) -> list[Path]:
     """Makes, or goes on making, `config.output/0000.h5` and so on; returns their paths.
+
+    `cluster` is that of dask whose workers are to make them (see `on_cluster`); None: processes of this one.
 
     Stopped or killed at any moment, a second call goes on from the last completed segment, and the result is
     that of an uninterrupted run to the last bit (if the calculator is deterministic and its `reset` forgets
@@ -43,6 +48,8 @@ def sample(config: SampleConfig, progress: Progress = lambda done, total: None) 
     make_calculator(config.calculator)
     build_structure(config.structure)
     _claim(config)
+    if cluster:
+        return _on_cluster(config, progress, cluster)
     unfinished = sum(not (config.output / f"{n:04d}.h5").exists() for n in range(config.trajectories))
     return (_in_turn if min(config.processes, unfinished) <= 1 else _in_processes)(config, progress)
 
@@ -123,6 +130,29 @@ def _in_processes(config: SampleConfig, progress: Progress) -> list[Path]:
         finally:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
+    return _all_or_first_failure(paths, failures)
+
+
+def _on_cluster(config: SampleConfig, progress: Progress, cluster: str) -> list[Path]:
+    from symstride.data.cluster import on_cluster
+
+    done = [0] * config.trajectories
+    total = config.trajectories * steps_in_all(config)
+    paths: list[Path] = []
+    failures: list[SymstrideError] = []
+
+    def report(index: int, steps: int) -> None:
+        done[index] = steps
+        progress(sum(done), total)
+
+    with closing(on_cluster(config, cluster, report)) as outcomes:
+        for outcome in outcomes:
+            if isinstance(outcome, UnphysicalError):
+                raise outcome
+            if isinstance(outcome, SymstrideError):
+                failures.append(outcome)
+            else:
+                paths.append(outcome)
     return _all_or_first_failure(paths, failures)
 
 
