@@ -72,7 +72,7 @@ def test_every_problem_has_a_line(tmp_path):
 
 @pytest.mark.parametrize("text", ["", "- 1", "hello"])
 def test_not_keys_and_values(tmp_path, text):
-    with pytest.raises(ConfigError, match="must be `key: value` lines; known keys are structure, calculator"):
+    with pytest.raises(ConfigError, match="must be `key: value` lines; known keys are calculator, length_ps"):
         read(tmp_path, text)
 
 

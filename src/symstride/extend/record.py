@@ -16,10 +16,9 @@ def describe(record: dict[str, Any]) -> str:
         if stride in by
     )
     state = "quiet" if record["status"] == "quiet" else "not quiet"
-    times = f"{trainings} training{'s' * (trainings != 1)}"
     return (
-        f"{state} after {times} and {last['reference_steps']} reference steps: "
-        f"{last['alarms_per_ps']:.3g} alarms per ps (at first {first['alarms_per_ps']:.3g})"
+        f"{state} after {trainings} training{'s' * (trainings != 1)} and {last['reference_steps']} "
+        f"reference steps: {last['alarms_per_ps']:.3g} alarms per ps (at first {first['alarms_per_ps']:.3g})"
         + (f"; momentum/position errors at {stride} fs: {errors}" if errors else "")
     )
 
@@ -36,8 +35,8 @@ def draw(record: dict[str, Any], path: Path) -> None:
             known = [(r["reference_steps"], r["errors"][domain]) for r in rows if domain in r["errors"]]
             points = [(steps, by[stride][name]) for steps, by in known if stride in by]
             left.plot(
-                *zip(*points, strict=True), style, color=color, label=f"{name}, {domain}"
-            ) if points else None
+                [n for n, _ in points], [e for _, e in points], style, color=color, label=f"{name}, {domain}"
+            )
     left.set(yscale="log", xlabel="reference steps spent", ylabel=f"relative error at {stride} fs")
     left.legend(fontsize=8)
     right.plot([r["reference_steps"] for r in rows], [r["alarms_per_ps"] for r in rows], "o-", color="C3")
