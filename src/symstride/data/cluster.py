@@ -15,7 +15,7 @@ from symstride.data.reference import sample_one, steps_in_all
 from symstride.errors import ConfigError, DataError, SymstrideError
 
 if TYPE_CHECKING:
-    from distributed import Client, Worker
+    from distributed import Client, Worker  # pyright: ignore[reportMissingImports]
 
 PATIENCE = 30  # seconds for a scheduler to answer
 INTERVAL = 1.0  # seconds from one report of a job to the next
@@ -36,7 +36,7 @@ def on_cluster(
     Raises ConfigError if dask is not installed or no scheduler answers.
     """
     try:
-        from distributed import CancelledError, KilledWorker, as_completed
+        from distributed import CancelledError, KilledWorker, as_completed  # pyright: ignore[reportMissingImports]
     except ImportError as error:
         raise ConfigError("cluster: needs dask: pip install 'symstride[dask]'") from error
     topic = f"symstride-{uuid4().hex}"
@@ -74,7 +74,7 @@ def on_cluster(
 
 @contextmanager
 def _client(where: str, workers: int) -> Iterator["Client"]:
-    from distributed import Client, LocalCluster
+    from distributed import Client, LocalCluster  # pyright: ignore[reportMissingImports]
 
     if where == "local":
         options = {"n_workers": workers, "threads_per_worker": 1, "memory_limit": 0, "preload": __name__}
@@ -105,7 +105,7 @@ def dask_setup(worker: "Worker") -> None:
 
 def _job(config: SampleConfig, index: int, folder: Path, topic: str) -> Path:
     """On a worker: trajectory `index`, made in `folder`."""
-    from distributed import get_worker
+    from distributed import get_worker  # pyright: ignore[reportMissingImports]
 
     worker = get_worker()
     key, told = worker.get_current_task(), time.monotonic()
