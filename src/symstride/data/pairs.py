@@ -1,7 +1,7 @@
 """Training pairs (z, Φ_h z) drawn from reference trajectories, as flat graphs."""
 
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import equinox as eqx
 import jax
@@ -14,7 +14,7 @@ from symstride.errors import DataError
 from symstride.hamiltonians import bonded as bonds
 from symstride.hamiltonians.ewald import OPEN, LongRange, Waves
 from symstride.hamiltonians.forcefield import ForceField
-from symstride.neighbors import NO_SLOTS, Slots, join, neighbor_list
+from symstride.neighbors import NO_SLOTS, Neighbors, Slots, join, neighbor_list
 from symstride.phase import Particles, Phase
 from symstride.units import FS
 
@@ -28,6 +28,23 @@ class Batch(eqx.Module):
     h: Array  # [M] ASE time
     group: Array  # [M] which of the strides
     particles: Particles
+    axis: str | None = eqx.field(static=True, default=None)  # of the devices that have the rest of it
+
+    def total(self, x: Array) -> Array:
+        """The sum of what each device has of the batch."""
+        return x if self.axis is None else jax.lax.psum(x, self.axis)
+
+    def mean(self, x: Array) -> Array:
+        """The mean of what each device has."""
+        return x if self.axis is None else jax.lax.pmean(x, self.axis)
+
+
+class Pair(NamedTuple):
+    """Two frames of a trajectory, one stride apart."""
+
+    which: int
+    start: int
+    group: int  # which of the strides
 
 
 class Pairs:
@@ -78,21 +95,30 @@ class Pairs:
         self, rng: np.random.Generator, frames: int, first: int = 0, strides: Sequence[int] | None = None
     ) -> Batch:
         """`frames` pairs; the strides, or those of these numbers, take turns, beginning with the `first`."""
+        return self.gather(self.draw(rng, frames, first, strides))
+
+    def draw(
+        self, rng: np.random.Generator, frames: int, first: int = 0, strides: Sequence[int] | None = None
+    ) -> list[Pair]:
+        """Which pairs those are."""
         turns = strides or range(len(self.strides_fs))
-        picked, terms = [], []
+        drawn = []
         for n in range(frames):
             group = turns[(first + n) % len(turns)]
             which = int(rng.integers(len(self.trajectories)))
             t, offset = self.trajectories[which], self.offsets[which][group]
-            start = int(rng.integers(len(t.times) - offset))
-            picked.append((t, start, start + offset, group))
-            terms += [self.terms[which]] if self.terms else []
-        middles = [(t.positions[a] + t.positions[b]) / 2 for t, a, b, _ in picked]
-        lists = [
-            neighbor_list(q, t.cell, t.pbc, self.cutoff, self.skin, self.slots)
-            for q, (t, *_) in zip(middles, picked, strict=True)
+            drawn.append(Pair(which, int(rng.integers(len(t.times) - offset)), group))
+        return drawn
+
+    def gather(self, drawn: Sequence[Pair]) -> Batch:
+        """The pairs as one batch."""
+        trajectories = [self.trajectories[pair.which] for pair in drawn]
+        picked = [
+            (t, start, start + self.offsets[which][group], group)
+            for t, (which, start, group) in zip(trajectories, drawn, strict=True)
         ]
-        neighbors = join(lists)
+        terms = [self.terms[pair.which] for pair in drawn] if self.terms else []
+        neighbors = join([self.neighbors(pair) for pair in drawn])
         self.slots = neighbors.slots  # grows rarely: each growth compiles anew
         return Batch(
             start=Phase(*(_joined([getattr(t, x)[a] for t, a, _, _ in picked]) for x in _QP)),
@@ -103,15 +129,31 @@ class Pairs:
             h=_joined([np.full(t.n_atoms, self.strides_fs[group] * FS) for t, *_, group in picked]),
             group=_joined([np.full(t.n_atoms, group) for t, *_, group in picked]),
             particles=Particles(
-                species_of(np.concatenate([t.numbers for t, *_ in picked]), self.elements),
-                np.concatenate([t.masses for t, *_ in picked]),
+                species_of(np.concatenate([t.numbers for t in trajectories]), self.elements),
+                np.concatenate([t.masses for t in trajectories]),
                 jax.tree.map(np.asarray, neighbors),
-                replicas=frames,
+                replicas=len(drawn),
                 bonded=bonds.join(terms) if terms else None,
                 cells=np.stack([t.cell for t, *_ in picked]) if self.long_range else None,
                 waves=self.waves,
             ),
         )
+
+    @property
+    def every(self) -> list[Pair]:
+        """All pairs there are."""
+        return [
+            Pair(which, start, group)
+            for which, offsets in enumerate(self.offsets)
+            for group, offset in enumerate(offsets)
+            for start in range(len(self.trajectories[which].times) - offset)
+        ]
+
+    def neighbors(self, pair: Pair) -> Neighbors:
+        """The list of a pair, found at its middle."""
+        t, end = self.trajectories[pair.which], pair.start + self.offsets[pair.which][pair.group]
+        middle = (t.positions[pair.start] + t.positions[end]) / 2
+        return neighbor_list(middle, t.cell, t.pbc, self.cutoff, self.skin, self.slots)
 
 
 _QP = ("positions", "momenta")

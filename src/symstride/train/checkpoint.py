@@ -4,7 +4,7 @@ import hashlib
 import io
 import json
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,11 @@ class State:
         transformations = [make_optimizer(phase.rate, phase.steps) for phase in phases]
         optimizers = tuple((t, t.init(parameters)) for t in transformations)
         return State(0, parameters, optimizers, jax.tree.map(jnp.copy, parameters), [], 0.0)
+
+    def placed(self, place: Callable[[Any], Any]) -> "State":
+        """With all arrays where `place` puts them."""
+        optimizers = tuple((t, place(moments)) for t, moments in self.optimizers)
+        return replace(self, parameters=place(self.parameters), optimizers=optimizers, best=place(self.best))
 
     def updated(self, phase: int, parameters, moments) -> "State":
         optimizers = list(self.optimizers)

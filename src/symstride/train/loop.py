@@ -6,6 +6,7 @@ import warnings
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 
 import equinox as eqx
 import jax
@@ -13,7 +14,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symstride import __version__
-from symstride.data.pairs import Batch, Pairs, on_device
+from symstride.data.pairs import Batch, Pair, Pairs, on_device
 from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError, SymstrideError, SymstrideWarning
 from symstride.measure.advice import Advice
@@ -22,6 +23,7 @@ from symstride.model import Model, build_map, flight, save_model
 from symstride.neighbors import Slots
 from symstride.train.checkpoint import Checkpoint, State
 from symstride.train.config import TrainConfig
+from symstride.train.devices import Devices, leading
 from symstride.train.dressing import find_bonds, load_dressing, remaining
 from symstride.train.novelty import measure_novelty
 from symstride.train.objective import Errors, Objective, calibrated
@@ -40,7 +42,11 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
     """Trains as `config` says and writes the model; the best state on validation data is kept.
 
     An interrupted training goes on from its checkpoint (`output` + .checkpoint.npz), to the same result.
+    Batches are shared by all devices that jax sees, of this process and of those it is `together` with: each
+    calls this with the same configuration and gets the same model, and one of them writes. Raises ConfigError
+    if they cannot share a batch equally.
     """
+    devices = Devices.sharing(config.schedule.frames)
     split = Split.of(config.data, config.validation, config.held_out)
     scales, force_size = measure_scales(split.training, config.map.strides_fs)
     elements = tuple(sorted({int(n) for t in split.training + split.validation for n in t.numbers}))
@@ -73,7 +79,9 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
     checkpoint = Checkpoint(config, split.digest)
     phases = loss.phases()
     state = checkpoint.load(State.fresh(parameters, phases))
-    pairs.slots = Slots(*map(max, pairs.slots, state.slots))
+    devices.agree(f"{checkpoint.identity}{state.step}")
+    state = state.placed(devices.everywhere)
+    pairs.slots = Slots(*map(max, devices.widest(pairs), state.slots))
     started = time.monotonic() - state.seconds
 
     @eqx.filter_jit
@@ -81,7 +89,7 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
         return loss.errors(eqx.combine(parameters, static), batch)
 
     def validate(parameters) -> Errors:
-        every = [squares(parameters, batch) for batch in held_out]
+        every = [squares(devices.here(parameters), batch) for batch in held_out]
         return jax.tree.map(lambda *x: jnp.sqrt(jnp.mean(jnp.stack(x), 0)), *every)
 
     total = sum(phase.steps for phase in phases)
@@ -89,8 +97,9 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
         end = sum(earlier.steps for earlier in phases[: phase + 1])
         if state.step >= end:
             continue
-        update = _make_update(stage.loss, static, state.optimizers[phase][0])
-        for step, batch in _stream(pairs, config, stage.strides, range(state.step, end)):
+        update = _make_update(stage.loss, static, state.optimizers[phase][0], devices)
+        make = partial(devices.batch, pairs)
+        for step, batch in _stream(pairs, config, stage.strides, range(state.step, end), make):
             state = state.updated(phase, *update(state.parameters, state.optimizers[phase][1], batch))
             report(step + 1, total, None)
             if (step + 1) % config.schedule.validate_every == 0 or step + 1 == total:
@@ -98,19 +107,29 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
                 entry = loss.entry(errors, step + 1, time.monotonic() - started)
                 entry["left_out"] = _left_out(state)
                 state = replace(state.validated(entry), slots=pairs.slots)
-                checkpoint.save(state)
+                if leading():
+                    checkpoint.save(state)
                 report(step + 1, total, state.history[-1])
     if state.best_score > 1e8:
         raise SymstrideError("training: no validation was finite; lower schedule.rate, or look at the data")
     provenance = _provenance(config, split, state) | {"fastest_cm1": fastest}
-    best = eqx.combine(state.best, static)
+    best = eqx.combine(devices.here(state.best), static)
     novelty = None
     if config.map.kind != "direct" and config.map.processor is None:
-        seen = (batch for _, batch in _stream(pairs, config, range(loss.groups), range(total, total + SEEN)))
-        novelty = measure_novelty(best, seen, held_out, len(elements))
+        steps = range(total, total + SEEN)
+        stream = _stream(
+            pairs,
+            config,
+            range(loss.groups),
+            steps,
+            lambda drawn: on_device(pairs.gather(devices.part(drawn))),
+        )
+        seen = (batch for _, batch in stream)
+        novelty = measure_novelty(best, seen, held_out, len(elements), devices.total)
     model = Model(best, config.map, scales, elements, provenance, dressing, bonded, novelty)
-    save_model(model, config.output)
-    checkpoint.remove()
+    if leading():
+        save_model(model, config.output)
+        checkpoint.remove()
     return model
 
 
@@ -125,10 +144,12 @@ def _left_out(state: State) -> int:
     return sum(total for total, _ in counts)
 
 
-def _make_update(objective, static, optimizer):
+def _make_update(objective, static, optimizer, devices: Devices):
+    loss = devices.shared(lambda parameters, batch: objective(eqx.combine(parameters, static), batch))
+
     @eqx.filter_jit(donate="all-except-first")
     def update(batch, parameters, moments):
-        gradient = jax.grad(lambda p: objective(eqx.combine(p, static), batch))(parameters)
+        gradient = jax.grad(loss)(parameters, batch)
         change, moments = optimizer.update(gradient, moments, parameters)
         return eqx.apply_updates(parameters, change), moments
 
@@ -136,21 +157,25 @@ def _make_update(objective, static, optimizer):
 
 
 def _stream(
-    pairs: Pairs, config: TrainConfig, strides: Sequence[int], steps: range
+    pairs: Pairs,
+    config: TrainConfig,
+    strides: Sequence[int],
+    steps: range,
+    make: Callable[[Sequence[Pair]], Batch],
 ) -> Iterator[tuple[int, Batch]]:
     """Batches that depend on the step and the seed alone, made one ahead in another thread."""
 
-    def make(step: int) -> Batch:
+    def at(step: int) -> Batch:
         rng = np.random.default_rng([config.schedule.seed, step])
         frames = config.schedule.frames
-        return on_device(pairs.batch(rng, frames, first=step * frames, strides=strides))
+        return make(pairs.draw(rng, frames, first=step * frames, strides=strides))
 
     with ThreadPoolExecutor(1) as pool:
-        ahead = pool.submit(make, steps.start)
+        ahead = pool.submit(at, steps.start)
         for step in steps:
             batch = ahead.result()
             if step + 1 < steps.stop:
-                ahead = pool.submit(make, step + 1)
+                ahead = pool.submit(at, step + 1)
             yield step, batch
 
 

@@ -22,10 +22,14 @@ from symstride.phase import Phase
 Squares = tuple[Array, Array]  # of momenta and of positions, each [S]
 
 
-def by_group(squares: Array, group: Array, groups: int) -> Array:
-    """Means of [M] over the atoms of each group [S]: NaN in one is none in the others."""
+def by_group(
+    squares: Array, group: Array, groups: int, total: Callable[[Array], Array] = lambda x: x
+) -> Array:
+    """Means of [M] over the atoms of each group [S]: NaN in one is none in the others. `total` adds up what
+    several devices have of them."""
     member = group[:, None] == jnp.arange(groups)
-    return jnp.sum(jnp.where(member, squares[:, None], 0), 0) / jnp.maximum(member.sum(0), 1)
+    sums = total(jnp.sum(jnp.where(member, squares[:, None], 0), 0))
+    return sums / jnp.maximum(total(member.sum(0)), 1)
 
 
 def in_thermal_units(z: Phase, batch: Batch, kT: float, groups: int) -> Squares:
@@ -33,7 +37,8 @@ def in_thermal_units(z: Phase, batch: Batch, kT: float, groups: int) -> Squares:
     thermal = jnp.sqrt(kT * batch.particles.masses)
     dp = jnp.mean(z.p**2, -1) / thermal**2
     dq = jnp.mean(z.q**2, -1) / (thermal / batch.particles.masses * batch.h) ** 2
-    return by_group(dp, batch.group, groups), by_group(dq, batch.group, groups)
+    p, q = (by_group(x, batch.group, groups, batch.total) for x in (dp, dq))
+    return p, q
 
 
 def stride_errors(map: Map, batch: Batch, kT: float, groups: int) -> Squares:
@@ -92,7 +97,7 @@ def _change_errors(
 
 def force_error(force: Array, batch: Batch, force_size: float) -> Array:
     """Squared error [] of forces [M, 3] at the start of the stride over the rms reference force."""
-    return jnp.mean((force - batch.forces) ** 2) / force_size**2
+    return batch.mean(jnp.mean((force - batch.forces) ** 2)) / force_size**2
 
 
 def _minus(a: Phase, b: Phase) -> Phase:

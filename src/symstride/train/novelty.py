@@ -1,6 +1,7 @@
 """What a trained map has seen: the statistics of its features over the training data."""
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
+from typing import Any
 
 import equinox as eqx
 import jax
@@ -16,17 +17,24 @@ FLAT = 1e-6  # of the largest variance: directions in which the data vary less c
 SEEN, MARGIN = 0.99, 1.5  # of held-out frames are within the limit, and by how much: a run looks often
 
 
-def measure_novelty(map: Map, training: Iterable[Batch], held_out: Iterable[Batch], species: int) -> Novelty:
-    """Statistics of the starts of training pairs; the limit is that of held-out ones."""
+def measure_novelty(
+    map: Map,
+    training: Iterable[Batch],
+    held_out: Iterable[Batch],
+    species: int,
+    total: Callable[[Any], Any] = lambda moments: moments,
+) -> Novelty:
+    """Statistics of the starts of training pairs; the limit is that of held-out ones. `total` adds up what
+    several processes have of them."""
     moments = None
     features = eqx.filter_jit(lambda batch: features_of(map, batch.start, batch.h, batch.particles))
     for batch in training:
         more = _moments(np.asarray(features(batch), float), np.asarray(batch.particles.species), species)
         moments = more if moments is None else jax.tree.map(np.add, moments, more)
     assert moments is not None
-    count, total, squares = moments
+    count, sums, squares = total(moments)
     count = np.maximum(count, 1)  # a species that held-out data alone have is novel everywhere
-    mean = total / count[:, None]
+    mean = sums / count[:, None]
     covariance = squares / count[:, None, None] - mean[:, :, None] * mean[:, None]
     size, axes = np.linalg.eigh(covariance)
     size = np.maximum(size, 0) + FLAT * size[:, -1:] + 1e-12

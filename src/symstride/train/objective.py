@@ -144,7 +144,7 @@ class Objective:
 
     def _logarithms(self, losses: list[Array], built: Map, batch: Batch) -> Array:
         """The mean over strides present of each loss [strides], and the forces'."""
-        present = (jnp.arange(self.groups)[:, None] == batch.group).any(1)
+        present = batch.total((jnp.arange(self.groups)[:, None] == batch.group).any(1)).astype(bool)
         logs = [jnp.sum(jnp.where(present, jnp.log(x + 1e-12), 0)) / jnp.sum(present) for x in losses]
         force = _force(built, batch)
         weight = self.config.schedule.force_weight
