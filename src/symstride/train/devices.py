@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from symstride.data.pairs import Batch, Pair, Pairs, on_device
-from symstride.errors import ConfigError, DataError
+from symstride.errors import ConfigError, DataError, SymstrideError
 from symstride.neighbors import Slots
 
 T = TypeVar("T")
@@ -31,7 +31,8 @@ def together(
     """With the other processes of one training; jax then sees the devices of all.
 
     Processes started by srun or mpirun find each other. Others are told the address `host:port` at which
-    number 0 waits, how many they are and their number. Raises ConfigError if they do not find each other.
+    number 0 waits, how many they are and their number. Raises ConfigError if they do not find each other,
+    SymstrideError if one of them is gone.
     """
     given = coordinator, processes, process
     if all(x is None for x in given):
@@ -47,7 +48,13 @@ def together(
         jax.distributed.initialize(*given)
     except (RuntimeError, ValueError) as error:
         raise ConfigError(f"coordinator: the processes do not find each other ({error})") from error
-    yield
+    try:
+        yield
+    except jax.errors.JaxRuntimeError as error:
+        reason = str(error).splitlines()[0]
+        raise SymstrideError(
+            f"training: this process or another one failed ({reason}); start all again to go on"
+        ) from error
     jax.distributed.shutdown()  # not after an error: it would wait for those that wait for this one
 
 
