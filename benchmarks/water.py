@@ -45,6 +45,8 @@ def main() -> None:
     arguments.add_argument("--ps", type=float, default=50.0)
     arguments.add_argument("--starts", type=int, default=20)
     given = arguments.parse_args()
+    import jax
+
     study = replace(STUDY, work=given.work)
     longer = replace(study, explicit="explicit-8", strides=(8.0,), schedule=STUDY.schedule | {"steps": 4000})
     heavy = replace(study, title="64 D2O SPC/Fw 300 K")
@@ -66,6 +68,7 @@ def main() -> None:
     for name, make in stages.items():  # written as it goes: all of it takes hours
         rows += kept(given.work / f"{name}.json", make)
         write(RESULTS, rows)
+        jax.clear_caches()  # thousands of programs exhaust the memory maps
     for row in rows:
         print_row(row)
 
