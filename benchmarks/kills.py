@@ -38,7 +38,7 @@ SAMPLE = {
     "output": "reference",
 }
 TRAIN = {
-    "data": ["reference"],
+    "data": ["reference/*.h5"],
     "map": {"kind": "explicit", "strides_fs": [8], "network": {"channels": 4, "products": 4, "hidden": 8}},
     "schedule": {"force_steps": 40, "steps": 160, "frames": 4, "validate_every": 10},
     "output": "model.safetensors",
