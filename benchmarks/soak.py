@@ -58,8 +58,8 @@ def main() -> None:
 
 
 def row(out: Path, strides: int, seen: np.ndarray) -> dict:
-    """Memory (MB) at the beginning, once all is compiled, and in the middle and at the end, energies and
-    temperatures of each tenth of the run with their errors, bytes a frame."""
+    """Memory and files after a tenth, half and all of the time; energies and temperatures of each tenth of the
+    run with their errors."""
     from symstride.data import h5md
     from symstride.measure.statistics import blocked_mean
     from symstride.units import KB
@@ -74,7 +74,8 @@ def row(out: Path, strides: int, seen: np.ndarray) -> dict:
 
     known = np.isfinite(run.energies)
     kelvin = 2 * run.kinetic_energies / ((3 * run.n_atoms - 3) * KB)
-    work = seen[seen[:, 1] > 0]
+    seen = seen[seen[:, 1] > 0]
+    times = [len(seen) // 10, len(seen) // 2, len(seen) - 1]
     return {
         "method": "explicit",
         "system": "aluminium EMT 300 K Langevin",
@@ -82,16 +83,11 @@ def row(out: Path, strides: int, seen: np.ndarray) -> dict:
         "stride_fs": STRIDE_FS,
         "strides": strides,
         "frames": len(run.times),
-        "memory_mb": [float(x) for x in np.percentile(work[len(work) // 10 :, 1], (0, 50, 100))],
-        "memory_slope_mb_per_million_strides": float(
-            np.polyfit(np.linspace(0.1, 1, len(work) - len(work) // 10), work[len(work) // 10 :, 1], 1)[0]
-        )
-        * 1e6
-        / strides,
-        "bytes_per_frame": path.stat().st_size / len(run.times),
+        "seconds": seen[times, 0].tolist(),
+        "memory_mb": seen[times, 1].tolist(),
+        "files_mb": seen[times, 2].tolist(),
         "potential_ev": parts(run.energies[known]),
         "temperature_k": parts(kelvin),
-        "seconds": float(seen[-1, 0]),
     }
 
 
@@ -104,8 +100,9 @@ def memory(pid: int) -> float:
     return next((int(x.split()[1]) / 1024 for x in lines if x.startswith("VmRSS")), 0.0)
 
 
-def size(folder: Path) -> int:
-    return sum(path.stat().st_size for path in folder.glob("*") if path.is_file())
+def size(folder: Path) -> float:
+    """Of all files, MB."""
+    return sum(path.stat().st_size for path in folder.rglob("*") if path.is_file()) / 2**20
 
 
 if __name__ == "__main__":

@@ -11,19 +11,6 @@ def pytest_collection_modifyitems(items):
     items.sort(key=lambda item: item.path.stem not in LONG)
 
 
-@pytest.fixture(scope="module")
-def compiled_once(tmp_path_factory):
-    """Trainings of one map share their compiled programs."""
-    cache = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled"))}
-    cache |= {"jax_persistent_cache_min_compile_time_secs": 0.5}
-    before = {name: getattr(jax.config, name) for name in cache}
-    for name, value in cache.items():
-        jax.config.update(name, value)
-    yield
-    for name, value in before.items():
-        jax.config.update(name, value)
-
-
 @pytest.fixture(scope="module", autouse=True)
 def forgotten():
     """Programs compiled for one file are of no use to the next, and thousands exhaust the memory maps."""

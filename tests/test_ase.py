@@ -231,6 +231,7 @@ def test_constant_pressure_is_that_of_a_run(model, atoms, wrap):
     assert wrap == bool(np.abs(apart).max() > 0.5)
     np.testing.assert_allclose(atoms.get_momenta(), z.p, atol=1e-9)
     assert dynamics.transferred_energy == pytest.approx(float(memory.heat[0]), abs=1e-9)
+    assert dynamics.todict().items() >= (bath | {"taup": 160 * FS, "flexible": True}).items()
     atoms.set_cell(1.01 * cell, scale_atoms=True)
     dynamics.run(1)
     assert np.linalg.det(atoms.cell.array) > 1.01 * np.linalg.det(cell)

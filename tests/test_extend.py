@@ -17,7 +17,7 @@ from symstride.data import h5md
 from symstride.data.config import SampleConfig
 from symstride.data.pairs import Pairs, on_device
 from symstride.data.sample import sample
-from symstride.errors import ConfigError, DataError
+from symstride.errors import ConfigError, DataError, SymstrideWarning
 from symstride.extend import rounds
 from symstride.extend.alarms import FAR, Looks, farthest_first
 from symstride.extend.config import ExtendConfig
@@ -220,6 +220,13 @@ def test_replicas_are_believed_until_they_are_far():
     found = {tuple(at) for at in looks.teachers(looks.alarms()).tolist()}
     assert found == {(1, 0), (2, 0), (0, 1)}
     assert looks.alarms(failed=1)[-1].tolist() == [False, True]
+
+
+def test_data_without_forces_cannot_tell_what_is_absurd(home, tmp_path):
+    for path in sorted((home / "reference").glob("*.h5")):
+        h5md.write(tmp_path / path.name, replace(h5md.read(path), forces=None))
+    with pytest.warns(SymstrideWarning), pytest.raises(ConfigError, match="data: frames without forces"):
+        extend(config(home, tmp_path / "extended", data=[f"{tmp_path}/*.h5"]))
 
 
 def test_absurd_frames_are_left_out(home, tmp_path, monkeypatch):

@@ -27,7 +27,17 @@ NETWORK = {"radial": 4, "channels": 4, "products": 4, "hidden": 8, "cutoff": 4.0
 SCALES = Scales(energy=0.5, length=0.1, stride_unit=0.4, temperature=300.0)
 
 
-pytestmark = pytest.mark.usefixtures("compiled_once")
+@pytest.fixture(scope="module", autouse=True)
+def compiled_once(tmp_path_factory):
+    """Trainings of one map share their compiled programs."""
+    cache = {"jax_compilation_cache_dir": str(tmp_path_factory.mktemp("compiled"))}
+    cache |= {"jax_persistent_cache_min_compile_time_secs": 0.5}
+    before = {name: getattr(jax.config, name) for name in cache}
+    for name, value in cache.items():
+        jax.config.update(name, value)
+    yield
+    for name, value in before.items():
+        jax.config.update(name, value)
 
 
 @pytest.fixture(scope="module")

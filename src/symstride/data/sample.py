@@ -6,10 +6,11 @@ import multiprocessing
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
+from functools import partial
 from hashlib import sha256
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from symstride.data.files import replacing
 from symstride.data.reference import UnphysicalError, build_structure, sample_one, steps_in_all
 from symstride.errors import ConfigError, DataError, SymstrideError
 
+Report = Callable[[int, int], None]  # a trajectory's number, and its steps done
+Outcomes = Generator[Path | SymstrideError, None, None]
 Progress = Callable[[int, int], None]  # steps done, steps in all
 _FREE_KEYS = {
     "output",
@@ -48,10 +51,36 @@ def sample(
     make_calculator(config.calculator)
     build_structure(config.structure)
     _claim(config)
+    done, total = [0] * config.trajectories, config.trajectories * steps_in_all(config)
+
+    def report(index: int, steps: int) -> None:
+        done[index] = steps
+        progress(sum(done), total)
+
+    paths: list[Path] = []
+    failures: list[SymstrideError] = []
+    with closing(_outcomes(config, report, cluster)) as outcomes:
+        for outcome in outcomes:
+            if isinstance(outcome, UnphysicalError):
+                raise outcome
+            if isinstance(outcome, SymstrideError):
+                failures.append(outcome)
+            else:
+                paths.append(outcome)
+    if failures:
+        others = f" ({len(failures) - 1} more trajectories failed)" if len(failures) > 1 else ""
+        raise type(failures[0])(f"{failures[0]}{others}") from failures[0]
+    return sorted(paths)
+
+
+def _outcomes(config: SampleConfig, report: Report, cluster: str | None) -> Outcomes:
+    """The file of each trajectory, or what went wrong with it, as they come."""
     if cluster:
-        return _on_cluster(config, progress, cluster)
+        from symstride.data.cluster import on_cluster
+
+        return on_cluster(config, cluster, report)
     unfinished = sum(not (config.output / f"{n:04d}.h5").exists() for n in range(config.trajectories))
-    return (_in_turn if min(config.processes, unfinished) <= 1 else _in_processes)(config, progress)
+    return (_in_turn if min(config.processes, unfinished) <= 1 else _in_processes)(config, report)
 
 
 def _claim(config: SampleConfig) -> None:
@@ -82,47 +111,33 @@ def _digest(path: Path) -> str:
     return sha256(path.read_bytes()).hexdigest()
 
 
-def _in_turn(config: SampleConfig, progress: Progress) -> list[Path]:
-    done = [0] * config.trajectories
-    total = config.trajectories * steps_in_all(config)
-    paths: list[Path] = []
-    failures: list[SymstrideError] = []
+def _in_turn(config: SampleConfig, report: Report) -> Outcomes:
     for index in range(config.trajectories):
-
-        def report(steps: int, index: int = index) -> None:
-            done[index] = steps
-            progress(sum(done), total)
-
         try:
-            paths.append(sample_one(config, index, report, lambda: False))
-        except UnphysicalError:
-            raise
+            path = sample_one(config, index, partial(report, index), lambda: False)
         except SymstrideError as error:
-            failures.append(error)
-    return _all_or_first_failure(paths, failures)
+            yield error
+        else:
+            yield path
 
 
-def _in_processes(config: SampleConfig, progress: Progress) -> list[Path]:
+def _in_processes(config: SampleConfig, report: Report) -> Outcomes:
     context = multiprocessing.get_context("spawn")
     done = context.Array("q", config.trajectories)
     stop = context.Event()
-    total = config.trajectories * steps_in_all(config)
     workers = min(config.processes, config.trajectories)
-    paths: list[Path] = []
-    failures: list[SymstrideError] = []
     with _single_threaded(), ProcessPoolExecutor(workers, context, _start, (config, done, stop)) as pool:
         pending: set[Future[Path]] = {pool.submit(_work, index) for index in range(config.trajectories)}
         try:
             while pending:
                 finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                progress(sum(done.get_obj()), total)
+                for index, steps in enumerate(done.get_obj()):
+                    report(index, steps)
                 for future in finished:
-                    try:
-                        paths.append(future.result())
-                    except UnphysicalError:
-                        raise
-                    except SymstrideError as error:
-                        failures.append(error)
+                    error = future.exception()
+                    if error is not None and not isinstance(error, SymstrideError):
+                        raise error
+                    yield error or future.result()
         except BrokenProcessPool as error:
             raise DataError(
                 "a sampling process died (out of memory?); run again, with fewer processes, to go on"
@@ -130,37 +145,6 @@ def _in_processes(config: SampleConfig, progress: Progress) -> list[Path]:
         finally:
             stop.set()
             pool.shutdown(wait=False, cancel_futures=True)
-    return _all_or_first_failure(paths, failures)
-
-
-def _on_cluster(config: SampleConfig, progress: Progress, cluster: str) -> list[Path]:
-    from symstride.data.cluster import on_cluster
-
-    done = [0] * config.trajectories
-    total = config.trajectories * steps_in_all(config)
-    paths: list[Path] = []
-    failures: list[SymstrideError] = []
-
-    def report(index: int, steps: int) -> None:
-        done[index] = steps
-        progress(sum(done), total)
-
-    with closing(on_cluster(config, cluster, report)) as outcomes:
-        for outcome in outcomes:
-            if isinstance(outcome, UnphysicalError):
-                raise outcome
-            if isinstance(outcome, SymstrideError):
-                failures.append(outcome)
-            else:
-                paths.append(outcome)
-    return _all_or_first_failure(paths, failures)
-
-
-def _all_or_first_failure(paths: list[Path], failures: list[SymstrideError]) -> list[Path]:
-    if failures:
-        others = f" ({len(failures) - 1} more trajectories failed)" if len(failures) > 1 else ""
-        raise type(failures[0])(f"{failures[0]}{others}") from failures[0]
-    return sorted(paths)
 
 
 @contextmanager

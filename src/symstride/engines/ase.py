@@ -2,9 +2,10 @@
 
 import math
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 from pathlib import Path
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -41,6 +42,8 @@ class StrideDynamics(MolecularDynamics):
     gives a SymstrideWarning. Raises ConfigError for a stride it was not trained for, a processed model and
     constraints, DataError for elements and bonds that it does not know and atoms that overlap.
     """
+
+    _given: Mapping[str, Any] = MappingProxyType({})  # what a bath adds to `todict`
 
     def __init__(
         self,
@@ -105,7 +108,7 @@ class StrideDynamics(MolecularDynamics):
             yield self.nsteps == self.max_steps
 
     def todict(self) -> dict[str, Any]:
-        return super().todict() | {"map": self.model.config.kind}
+        return super().todict() | {"map": self.model.config.kind} | dict(self._given)
 
     def _check(self) -> None:
         """That the atoms are still those of the start, and free."""
@@ -172,9 +175,6 @@ class Langevin(StrideDynamics):
         bath = partial(thermostat.Langevin, kT=KB * temperature_K, time=1 / friction, seed=seed)
         super().__init__(atoms, model, timestep, bath=bath, temperature_K=temperature_K, **keywords)
 
-    def todict(self) -> dict[str, Any]:
-        return super().todict() | self._given
-
 
 class CSVR(StrideDynamics):
     """The model's map between two halves of stochastic velocity rescaling
@@ -204,9 +204,6 @@ class CSVR(StrideDynamics):
         self._given = {"temperature_K": temperature_K, "taut": taut, "seed": seed}
         bath = partial(thermostat.VelocityRescaling, kT=KB * temperature_K, time=taut, seed=seed)
         super().__init__(atoms, model, timestep, bath=bath, temperature_K=temperature_K, **keywords)
-
-    def todict(self) -> dict[str, Any]:
-        return super().todict() | self._given
 
 
 class NPT(StrideDynamics):
@@ -243,8 +240,8 @@ class NPT(StrideDynamics):
             raise ConfigError("atoms: have no calculator, whose energies tell a pressure what forces do not")
         model = model if isinstance(model, Model) else load_model(Path(model))
         stride = timestep or FS * max(model.config.strides_fs)
-        self._given = {"temperature_K": temperature_K, "friction": friction, "seed": seed}
-        self._given |= {"pressure_bar": pressure_bar, "taup": taup, "flexible": flexible}
+        self._given = {"temperature_K": temperature_K, "seed": seed, **positive}
+        self._given |= {"pressure_bar": pressure_bar, "flexible": flexible}
 
         def bath(map: Map) -> CellRescaling:
             inner = thermostat.Langevin(map, KB * temperature_K, 1 / friction, seed)
@@ -252,9 +249,6 @@ class NPT(StrideDynamics):
             return rescaling(inner, stride, pressure_bar, taup_ps, compressibility, flexible, seed)
 
         super().__init__(atoms, model, timestep, bath=bath, temperature_K=temperature_K, **keywords)
-
-    def todict(self) -> dict[str, Any]:
-        return super().todict() | self._given
 
 
 class Logger(MDLogger):

@@ -42,6 +42,7 @@ class Plan:
     training: list[str]  # files of the old data
     held_out: list[str]
     old: Split
+    largest_force: float  # eV/Å, of the old data
     settings: dict[str, Any]  # all that decides the result
 
     @staticmethod
@@ -78,13 +79,9 @@ class Plan:
         temperature = config.run.temperature_K or start.temperature
         return Plan(
             *(config, model, stride_fs, temperature, fraction, training, held_out, old),
+            largest_force=_largest_force(old),
             settings=json.loads(json.dumps(settings)),
         )
-
-    @property
-    def largest_force(self) -> float:
-        """eV/Å in the old data."""
-        return max(float(np.abs(t.forces).max()) for t in self.old.training if t.forces is not None)
 
     def running(self, number: int) -> RunSettings:
         """The run of a round: a frame at each look, and momenta of its own if they are drawn."""
@@ -112,6 +109,13 @@ class Plan:
             schedule=Schedule(**dict(self.config.schedule)),
             output=output,
         )
+
+
+def _largest_force(data: Split) -> float:
+    known = [np.abs(t.forces).max() for t in data.training if t.forces is not None]
+    if not known or not np.isfinite(known).all():
+        raise ConfigError("data: frames without forces; an extension knows absurd frames by these: give them")
+    return float(max(known))
 
 
 def _check_settings(config: ExtendConfig) -> None:
