@@ -59,7 +59,7 @@ def main() -> None:
 
 def row(out: Path, strides: int, seen: np.ndarray) -> dict:
     """Memory and files after a tenth, half and all of the time; energies and temperatures of each tenth of the
-    run with their errors."""
+    strides, with their errors."""
     from symstride.data import h5md
     from symstride.measure.statistics import blocked_mean
     from symstride.units import KB
