@@ -58,8 +58,8 @@ def main() -> None:
 
 
 def row(out: Path, strides: int, seen: np.ndarray) -> dict:
-    """Memory and files after a tenth, half and all of the time; energies and temperatures of each tenth of the
-    strides, with their errors."""
+    """Memory and files after a tenth, half and all of the time; energies and temperatures of each tenth of
+    the strides, with their errors."""
     from symstride.data import h5md
     from symstride.measure.statistics import blocked_mean
     from symstride.units import KB

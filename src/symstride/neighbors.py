@@ -71,7 +71,8 @@ class Neighbors(eqx.Module):
         if not self._pruned:
             return self
         near, slots = self._near(q), self.index.shape[1]
-        slot = jnp.sort(jnp.where(near, jnp.arange(slots), slots), axis=1)[:, : self.close]
+        count = jnp.cumsum(near, axis=1, dtype=jnp.int32)
+        slot = jax.vmap(jnp.searchsorted, (0, None))(count, jnp.arange(1, self.close + 1))
         found = slot < slots
         slot = jnp.where(found, slot, 0)
         own = jnp.arange(slot.shape[0], dtype=jnp.int32)[:, None]
@@ -141,7 +142,7 @@ def neighbor_list(q, cell, pbc, cutoff: float, skin: float = 0.0, slots: Slots =
     pairs = len(i)
     i, j = np.concatenate([i, j]).astype(np.int32), np.concatenate([j, i]).astype(np.int32)
     shifts = images @ cell
-    order = np.argsort(i, kind="stable")
+    order = np.argsort(i.astype(np.min_scalar_type(n)), kind="stable")  # of 16 bits in linear time
     count = np.bincount(i, minlength=n)
     width = max(slots.reach, int(count.max(initial=1)))
     crowd = int(np.bincount(i[np.tile(r < cutoff, 2)]).max(initial=0))
