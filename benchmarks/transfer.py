@@ -33,12 +33,11 @@ SCHEDULE = {"steps": 2500}
 
 @dataclass(frozen=True)
 class Condition:
-    """A system at a temperature, and whether the model has seen it."""
+    """A system at a temperature."""
 
     name: str
     atoms: object  # ase.Atoms
     kelvin: float
-    seen: bool
 
 
 @dataclass(frozen=True)
@@ -60,21 +59,21 @@ def main() -> None:
     work, study = given.work / given.name, STUDIES[given.name]()
     rows = []
     for model in study.maps:
+        trained_on = {condition.name for condition in study.training[model]}
         for condition in study.conditions:
             for stride in study.strides:
                 path = work / f"row-{model}-{condition.name}-{stride:g}.json"
-                rows.append(
-                    kept(path, lambda m=model, c=condition, h=stride: row(study, m, c, h, work, given.ps))
-                )
+                found = kept(path, lambda m=model, c=condition, h=stride: row(study, m, c, h, work, given.ps))
+                rows.append(found | {"seen": condition.name in trained_on})
                 print_row(rows[-1])
     write(RESULTS / f"transfer-{given.name}.json", rows)
     draw(rows).savefig(RESULTS / f"transfer-{given.name}.png", dpi=150)
 
 
 def temperature() -> Study:
-    def crystal(kelvin: float, strain: float = 0.0, seen: bool = False) -> Condition:
+    def crystal(kelvin: float, strain: float = 0.0) -> Condition:
         name = f"{kelvin:g} K" + (f" {100 * strain:+g} %" if strain else "")
-        return Condition(name, cubic("Al32", LATTICE * (1 + strain)), kelvin, seen)
+        return Condition(name, cubic("Al32", LATTICE * (1 + strain)), kelvin)
 
     wide = [crystal(t, s) for t in (100, 300, 750) for s in (0.0, -0.05, 0.05)]
     explicit = {"kind": "explicit", "strides_fs": (16.0, 32.0)}
@@ -88,14 +87,12 @@ def temperature() -> Study:
 
 
 def composition() -> Study:
-    def alloy(gold: int, seed: int, seen: bool) -> Condition:
+    def alloy(gold: int, seed: int) -> Condition:
         symbols = np.random.default_rng([gold, seed]).permutation(["Au"] * gold + ["Cu"] * (32 - gold))
-        return Condition(
-            f"Cu{32 - gold}Au{gold} {seed}", cubic(list(symbols), vegard(gold / 32)), 300.0, seen
-        )
+        return Condition(f"Cu{32 - gold}Au{gold} {seed}", cubic(list(symbols), vegard(gold / 32)), 300.0)
 
-    seen = [alloy(gold, seed, True) for gold in (0, 8, 16, 24, 32) for seed in (0, 1)]
-    unseen = [alloy(gold, 9, False) for gold in (4, 12, 20, 28)]
+    seen = [alloy(gold, seed) for gold in (0, 8, 16, 24, 32) for seed in (0, 1)]
+    unseen = [alloy(gold, 9) for gold in (4, 12, 20, 28)]
     explicit = {"kind": "explicit", "strides_fs": (16.0, 32.0)}
     return Study(
         {"explicit": seen, "direct": seen},
@@ -110,20 +107,18 @@ def ordered() -> Iterator[Condition]:
     sites = cubic("Au32", 1.0).positions
     layer = np.round(2 * sites).astype(int)
     corners = (layer % 2 == 0).all(axis=1)
-    yield Condition("L1₂ Cu₃Au", cubic(list(np.where(corners, "Au", "Cu")), vegard(0.25)), 300.0, False)
+    yield Condition("L1₂ Cu₃Au", cubic(list(np.where(corners, "Au", "Cu")), vegard(0.25)), 300.0)
     layers = np.where(layer[:, 2] % 2 == 0, "Au", "Cu")
-    yield Condition("L1₀ CuAu", cubic(list(layers), vegard(0.5)), 300.0, False)
+    yield Condition("L1₀ CuAu", cubic(list(layers), vegard(0.5)), 300.0)
     symbols = np.random.default_rng(5).choice(["Cu", "Au"], 108, p=[0.6, 0.4])
-    yield Condition(
-        "108 atoms", cubic(list(symbols), vegard(float(np.mean(symbols == "Au"))), 3), 300.0, False
-    )
+    yield Condition("108 atoms", cubic(list(symbols), vegard(float(np.mean(symbols == "Au"))), 3), 300.0)
     slab = cubic(list(np.random.default_rng(6).permutation(["Cu", "Au"] * 16)), vegard(0.5))
     slab.center(vacuum=6.0, axis=2)
-    yield Condition("surface", slab, 300.0, False)
+    yield Condition("surface", slab, 300.0)
 
 
 def strides() -> Study:
-    one = [Condition("300 K", cubic("Al32", LATTICE), 300.0, True)]
+    one = [Condition("300 K", cubic("Al32", LATTICE), 300.0)]
     settings = {"kind": "explicit", "strides_fs": (8.0, 16.0, 24.0, 32.0)}
     return Study(
         {"8 to 32 fs": one}, {"8 to 32 fs": settings}, one, (8.0, 12.0, 16.0, 20.0, 24.0, 28.0, 32.0)
@@ -177,7 +172,7 @@ def trained(study: Study, name: str, work: Path):
         data = [
             str(p)
             for n, c in enumerate(seen)
-            for p in sampled(c, work / "training" / c.name, each, 1.6, 100 * n)
+            for p in sampled(c, work / "training" / name / c.name, each, 1.6, 100 * n)
         ]
         config = {"data": data, "map": study.maps[name], "schedule": SCHEDULE, "output": path}
         train(
@@ -200,7 +195,7 @@ def row(study: Study, name: str, condition: Condition, stride: float, work: Path
     ends = learned(model, pairs, stride, SKIN)
     gradients = model.gradients_per_stride or 1
     found = pairs.row(model.config.kind, None, gradients, ends)
-    found |= {"model": name, "system": condition.name, "seen": condition.seen}
+    found |= {"model": name, "system": condition.name}
     if stride / 2 >= min(model.config.strides_fs):
         halves = learned(model, pairs, stride / 2, SKIN)
         apart = Pairs(

@@ -28,11 +28,12 @@ and of a model with charges, whose systems are periodic in all directions and ne
     waves [u, v, w]     int32, only its shape counts: the highest wave number along each cell vector, its
                         length (Å) times the model's `waves_per_angstrom`, and at least 1
 
-`advance` takes up to so many strides (int64) and tells how many are `done`. One that leads an atom farther
-than `reach` (Å, half the skin) from `origin` is not taken: `excursion` is how far, ∞ where an atom has more
-than c neighbours within the cutoff. The list is to be found anew at q then; where even with a new one none is
-done, the simulation is at its end. Nor is a stride taken that was not solved, or is not finite: `sound` is
-False then. Each n, k and c is compiled anew, and each u, v, w.
+`advance` takes up to so many strides (int64) and tells how many are `done`. It stops before one that would
+lead an atom farther than `reach` (Å, half the skin) from `origin` if it went as far as the last, and one that
+does is not taken: `excursion` is how far, ∞ where an atom has more than c neighbours within the cutoff. The
+list is to be found anew at q then; where even with a new one none is done, the simulation is at its end. Nor
+is a stride taken that was not solved, or is not finite: `sound` is False then. Each n, k and c is compiled
+anew, and each u, v, w.
 """
 
 import hashlib
@@ -119,18 +120,16 @@ def programs_of(model: Model, stride_fs: float) -> dict[str, export.Exported]:
 
         def go_on(carry):
             _, _, done, last = carry
-            return last.accepted & (done < strides)
+            return last.accepted & ~last.outrun & (done < strides)
 
         def stride(carry):
-            z, memory, done, _ = carry
+            z, memory, done, before = carry
             *after, status = model.map.step(z, memory, h, particles)
-            last = Last.of(z, after[0], status, particles, reach)
+            last = Last.of(z, after[0], status, particles, reach, before.excursion)
             chosen = jax.tree.map(lambda new, old: jnp.where(last.accepted, new, old), after, [z, memory])
             return *chosen, done + last.accepted, last
 
-        none = jnp.zeros(1)
-        last = Last(jnp.asarray(True), none.astype(bool), none, none[0])
-        start = Phase(q, p), memory, jnp.zeros((), int), last
+        start = Phase(q, p), memory, jnp.zeros((), int), Last.none(q, particles)
         z, memory, done, last = jax.lax.while_loop(go_on, stride, start)
         sound = ~last.unsolved[0] & jnp.isfinite(last.moved[0])
         return z.q, z.p, memory, done, sound, last.excursion

@@ -68,6 +68,7 @@ class Stretch:
     particles: Particles  # with the last neighbour lists
     failure: Failure | None
     widened: bool = False  # whether a stride went farther than half the skin
+    outrun: bool = False  # whether the next stride would outrun the last neighbour lists
     energies: np.ndarray | None = None  # [1 + F, replicas] eV, of the start too, where they decide on strides
 
     @property
@@ -80,9 +81,9 @@ class Stretch:
 class Simulation:
     """`replicas` copies of one system moved by `map` with stride h, as one flat graph.
 
-    Positions are never wrapped. Neighbour lists are found outside jit, at the positions of the last
-    stride they cover, and reused inside until an atom has moved half the skin. Where a single stride goes
-    farther than that, its list is made wider.
+    Positions are never wrapped. Neighbour lists are found outside jit and reused inside until, if it goes as
+    far as the last one, the next stride would take an atom farther than half the skin from where they were
+    found. Where a single stride goes farther than that, its list is made wider.
 
     Of a processed map the strides are those of its kernel; its processor is solved where a run begins and
     for the frames kept.
@@ -202,7 +203,11 @@ class Simulation:
         heat = np.asarray(kept.heat)[:count] if isinstance(memory, Bath) else None
         cells = np.asarray(kept.cells)[:count] if isinstance(memory, Box) else None
         used = np.asarray(tally.gradients), np.asarray(tally.processing)
-        return Stretch(z, memory, done, *used, positions, momenta, heat, cells, particles, failure, widened)
+        return Stretch(
+            *(z, memory, done, *used, positions, momenta, heat, cells, particles, failure),
+            widened=widened,
+            outrun=bool(last.outrun),
+        )
 
     def forces(self, q: Array, frames: int = 0, slots: Slots = NO_SLOTS) -> np.ndarray:
         """−∇V [M, 3] in eV/Å at q, the limit of short strides: what one does to atoms at rest.
@@ -258,13 +263,29 @@ class Last(eqx.Module):
     unsolved: Array  # [replicas] bool
     moved: Array  # [replicas] the largest change of a coordinate, Å; NaN if anything is
     excursion: Array  # [] Å
+    outrun: Array  # [] bool, whether another like it would go farther than the neighbour lists reach
 
     @staticmethod
-    def of(start: Phase, end: Phase, status: Status, particles: Particles, reach: AnyArray) -> "Last":
+    def none(q: Array, particles: Particles) -> "Last":
+        """Before the first stride."""
+        zeros, no = jnp.zeros(particles.replicas), jnp.asarray(False)
+        return Last(~no, zeros.astype(bool), zeros, particles.neighbors.excursion(q), no)
+
+    @staticmethod
+    def of(
+        start: Phase,
+        end: Phase,
+        status: Status,
+        particles: Particles,
+        reach: AnyArray,
+        before: AnyArray = np.zeros(()),
+    ) -> "Last":
+        """`before` is the excursion of the stride that went before it."""
         moved = jnp.max(jnp.abs(particles.per_replica(end.q - start.q + 0 * end.p)), axis=1)
         sound = status.converged & jnp.isfinite(moved)
         accepted = jnp.all(sound) & (status.excursion <= reach)
-        return Last(accepted, ~status.converged, moved, status.excursion)
+        outrun = 2 * status.excursion - before > reach
+        return Last(accepted, ~status.converged, moved, status.excursion, outrun)
 
 
 @eqx.filter_jit
@@ -300,15 +321,15 @@ def _strides(
 
     def go_on(carry):
         _, _, tally, _, last = carry
-        return last.accepted & (tally.strides < target)
+        return last.accepted & ~last.outrun & (tally.strides < target)
 
     def stride(carry):
-        z, memory, tally, kept, _ = carry
+        z, memory, tally, kept, before = carry
         number = begin + tally.strides + 1
         due = number % every == 0
         z1, memory1, status = kernel_of(map).step(z, memory, h, particles)
         frame, left = _leave(map, due, z1, h, particles)
-        last = Last.of(z, z1, combine(status, left), particles, reach)
+        last = Last.of(z, z1, combine(status, left), particles, reach, before.excursion)
         more = Tally(
             *(tally.strides + 1, tally.gradients + status.iterations, tally.processing + left.iterations)
         )
@@ -323,6 +344,5 @@ def _strides(
         kept = jax.tree.map(lambda x, y: jnp.asarray(x).at[slot].set(y), kept, new)
         return z, memory, tally, kept, last
 
-    none = jnp.zeros(particles.replicas)
-    last = Last(jnp.asarray(True), none.astype(bool), none, jnp.zeros(()))
-    return jax.lax.while_loop(go_on, stride, (z, memory, tally, kept, last))
+    start = z, memory, tally, kept, Last.none(z.q, particles)
+    return jax.lax.while_loop(go_on, stride, start)

@@ -93,6 +93,8 @@ class Strides:
             raise done.failure.error
         images = np.round((positions - np.asarray(self._z.q)) @ np.linalg.pinv(self.cell))
         self._z, self._memory, self._particles = done.z, done.memory, done.particles
+        if done.outrun:
+            self._particles = self._simulation.particles(done.z.q, done.slots, memory=done.memory)
         self.gradients += int(done.gradients[0])
         self.strides += strides
         self._left = np.asarray(done.z.q) + images @ self.cell
