@@ -111,6 +111,7 @@ def judged(
     `failures` (fs) are the ends of starts that could not go on."""
     import numpy as np
 
+    from symstride.errors import DataError
     from symstride.measure.summary import summarise
     from symstride.units import KB
 
@@ -134,14 +135,17 @@ def judged(
         temperature = float(
             np.mean([2 * t.kinetic_energies.mean() / (3 * t.n_atoms - 3) / KB for t in reference])
         )
-        sections, _ = summarise(
-            runs,
-            reference,
-            temperature=temperature,
-            stride_fs=stride,
-            momentum_error=errors.get("momentum"),
-            failures_fs=failures,
-        )
+        try:
+            sections, _ = summarise(
+                runs,
+                reference,
+                temperature=temperature,
+                stride_fs=stride,
+                momentum_error=errors.get("momentum"),
+                failures_fs=failures,
+            )
+        except DataError as nothing:  # none lived long enough
+            return result | {"unmeasured": str(nothing)}
         drift = sections.get("drift", {})
         result |= {
             "drift_mev_per_atom_per_ps": drift.get("mev_per_atom_per_ps"),

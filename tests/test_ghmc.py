@@ -92,7 +92,7 @@ def palindrome(**wrong):
 CASES = {  # a sampler, its moves, bounds of its acceptance
     "good, three strides": (lambda: sampler(palindrome(), 0.35, strides=3), 120, (0.8, 1.0)),
     "bad": (lambda: sampler(palindrome(stiffness=6.0, quartic=0.0), 0.35), 300, (0.2, 0.6)),
-    "some unsolved": (lambda: sampler(midpoint(Chain(MASSES), KT, 1e-6, 16), 0.4, 1, 20), 150, (0.5, 0.99)),
+    "some unsolved": (lambda: sampler(midpoint(Chain(MASSES), KT, 1e-6, 15), 0.4, 1, 20), 150, (0.5, 0.99)),
 }
 
 

@@ -58,8 +58,8 @@ from symstride.model import Model, load_model
 from symstride.neighbors import Neighbors
 from symstride.phase import Particles, Phase
 from symstride.simulate.familiar import check_stride
-from symstride.simulate.nve import Last
 from symstride.simulate.record import TRAINED
+from symstride.simulate.stretch import Last
 from symstride.units import FS
 
 FORMAT = 1

@@ -24,6 +24,7 @@ from symstride.neighbors import AnyArray, Neighbors
 from symstride.phase import Particles
 
 _SYMMETRIC = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # the six components of a symmetric tensor
+FAINT = 1e-4  # of the largest variance: fainter functions, of distances that a small molecule lacks, stay so
 RARE = 0.001  # how much all distances alike count in the decorrelation, beside the pairs seen
 LEVEL = 20.0  # standard deviations at which invariants level off
 SMALL, BLOCK = 256, 64  # on a CPU more than SMALL atoms go by blocks: else edges flow through the cache
@@ -77,7 +78,7 @@ class Radial(eqx.Module):
         rare = np.asarray(self(grid, jnp.ones_like(grid, bool)), float).T
         covariance = (1 - RARE) * seen.T @ seen / len(seen) + RARE * rare.T @ rare / len(rare)
         size, axes = np.linalg.eigh(covariance)
-        matrix = axes / np.sqrt(size + 1e-6 * size[-1]) @ axes.T / math.sqrt(neighbors)
+        matrix = axes / np.sqrt(size + FAINT * size[-1]) @ axes.T / math.sqrt(neighbors)
         constant = Constant(jnp.asarray(matrix, self.decorrelate.array.dtype))
         return eqx.tree_at(lambda s: s.decorrelate, self, constant)
 

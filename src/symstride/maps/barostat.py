@@ -10,7 +10,7 @@ from jax import Array
 from symstride.errors import ModelError
 from symstride.maps.base import Map
 from symstride.maps.composition import combine
-from symstride.maps.thermostat import Bath, Thermostat, about_mean
+from symstride.maps.thermostat import Bath, Thermostat, about_mean, keys_of, normals, split
 from symstride.phase import Particles, Phase, Status
 
 FARTHEST = 0.02  # strain of a move but for its noise: a start far from its pressure comes there in parts
@@ -91,9 +91,10 @@ class CellRescaling(Map):
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> Box:
         inner = self.map.begin(z, h, particles)
         key = jax.random.fold_in(jax.random.PRNGKey(self.seed), 1)  # other noise than the thermostat's
+        keys = keys_of(key, self.map.first, particles.replicas)
         none = jnp.zeros(particles.replicas, int)
         cell = jnp.asarray(particles.cells)
-        return Box(inner, key, inner.heat, cell, self.of_volume, jnp.zeros((), int), none)
+        return Box(inner, keys, inner.heat, cell, self.of_volume, jnp.zeros((), int), none)
 
     def resume(self, memory: Box, z: Phase, h: float | Array, particles: Particles) -> Box:
         here = particles.in_cells(memory.cell)
@@ -125,8 +126,8 @@ class CellRescaling(Map):
     def _moved(
         self, z: Phase, memory: Box, h: float | Array, particles: Particles
     ) -> tuple[Phase, Box, Status]:
-        key, to_draw, to_judge = jax.random.split(memory.key, 3)
-        noise = self._allowed(jax.random.normal(to_draw, memory.cell.shape, memory.cell.dtype))
+        key, to_draw, to_judge = split(memory.key)
+        noise = self._allowed(normals(to_draw, memory.cell))
 
         def visit(at: tuple[Phase, Array], _) -> tuple[tuple[Phase, Array], tuple[Point, Array]]:
             point = self._point(at[0], memory, at[1], h, particles)
@@ -137,7 +138,7 @@ class CellRescaling(Map):
         (here, strain), (there, _) = (jax.tree.map(lambda x, n=n: x[n], visited) for n in range(2))
         gain = there.weight - here.weight
         gain = gain + self._log_density(-strain, there) - self._log_density(strain, here)
-        accepted = jnp.log(jax.random.uniform(to_judge, gain.shape, gain.dtype)) < gain
+        accepted = jnp.log(jax.vmap(jax.random.uniform)(to_judge)) < gain
         taken = jnp.where(jnp.isnan(gain), jnp.nan, accepted)  # loud
         z, cell = _strained(z, memory.cell, taken[:, None, None] * strain, particles)
         inner = self.map.resume(memory.inner, z, h, particles.in_cells(cell))
@@ -195,6 +196,13 @@ def virial(map: Map, q: Array, particles: Particles) -> tuple[Array, Array]:
 
     slope, found = jax.grad(energy, has_aux=True)(jnp.zeros((replicas, 3, 3), q.dtype))
     return found, (slope + slope.swapaxes(1, 2)) / 2
+
+
+def counted_from(map: Map, first: int) -> Map:
+    """The map of replicas whose first is number `first` of all."""
+    if isinstance(map, CellRescaling):
+        return replace(map, map=counted_from(map.map, first))
+    return replace(map, first=first) if isinstance(map, Thermostat) else map
 
 
 def within(map: Map) -> Map:

@@ -12,12 +12,13 @@ import numpy as np
 from jax import Array
 
 from symstride.errors import DataError
-from symstride.maps.thermostat import Bath, Langevin
+from symstride.maps.thermostat import Bath, Langevin, split
 from symstride.measure.structure import thermal_scales
 from symstride.neighbors import NO_SLOTS, Slots
 from symstride.phase import Particles, Phase
-from symstride.simulate.nve import Simulation, Stretch
+from symstride.simulate.nve import Simulation
 from symstride.simulate.proposal import RETURN, check_proposal, implicit
+from symstride.simulate.stretch import Stretch
 from symstride.units import FS, KB
 
 Energies = Callable[[np.ndarray], np.ndarray]  # [replicas, N, 3] Å → [replicas] eV, inf where there is none
@@ -182,10 +183,10 @@ def _refresh(
     bath: Langevin, z: Phase, memory: Chain, duration: Array, particles: Particles
 ) -> tuple[Phase, Chain, Array]:
     """Some of the momenta forgotten, and the numbers [replicas] in (0, 1) that will decide."""
-    key, noise, luck = jax.random.split(memory.key, 3)
+    key, noise, luck = split(memory.key)
     z, given = bath.bathe(z, duration, particles, noise)
     memory = eqx.tree_at(lambda m: (m.key, m.heat), memory, (key, memory.heat + given))
-    return z, memory, jax.random.uniform(luck, (particles.replicas,))
+    return z, memory, jax.vmap(jax.random.uniform)(luck)
 
 
 @eqx.filter_jit

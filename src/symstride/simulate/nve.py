@@ -9,7 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
-from symstride.errors import ConvergenceError, SimulationError, SymstrideError
+from symstride.errors import ConvergenceError, SimulationError
 from symstride.hamiltonians.bonded import Bonded
 from symstride.hamiltonians.ewald import LongRange
 from symstride.maps.barostat import Box, within
@@ -21,60 +21,11 @@ from symstride.maps.substepping import Substepping
 from symstride.maps.thermostat import Bath
 from symstride.neighbors import NO_SLOTS, AnyArray, Neighbors, Slots, join, neighbor_list
 from symstride.phase import Particles, Phase, Status
+from symstride.simulate.stretch import Failure, Frames, Last, Stretch, Tally
 from symstride.units import FS
 
 WIDEST = 3.0  # times half the skin: farther than this in one stride is no motion of a sound run
 SHORT = 1e-3 * FS  # a stride so short that a map does nothing but push with its forces
-
-
-class Tally(eqx.Module):
-    """What some strides have used."""
-
-    strides: AnyArray  # [] int
-    gradients: AnyArray  # [replicas] int
-    processing: AnyArray  # [replicas] int, gradients of a processor
-
-
-class Frames(eqx.Module):
-    """Frames kept on the device, [F + 1, M, 3]; the last takes what is not kept."""
-
-    q: AnyArray
-    p: AnyArray
-    heat: AnyArray  # [F + 1, replicas]
-    cells: AnyArray  # [F + 1, replicas, 3, 3]
-
-
-@dataclass(frozen=True)
-class Failure:
-    """Why a replica could not go on."""
-
-    error: SymstrideError
-    replica: int
-
-
-@dataclass(frozen=True)
-class Stretch:
-    """What came of some strides in a row, up to the first that failed."""
-
-    z: Phase  # where to go on; between the strides of a processed map this is the kernel's point
-    memory: Any
-    strides: int
-    gradients: np.ndarray  # [replicas]
-    processing: np.ndarray  # [replicas], gradients of a processor besides
-    positions: np.ndarray  # [F, M, 3], the frames kept
-    momenta: np.ndarray
-    heat: np.ndarray | None  # [F, replicas] eV, put in by a thermostat and a barostat
-    cells: np.ndarray | None  # [F, replicas, 3, 3] Å, where a barostat changes them
-    particles: Particles  # with the last neighbour lists
-    failure: Failure | None
-    widened: bool = False  # whether a stride went farther than half the skin
-    outrun: bool = False  # whether the next stride would outrun the last neighbour lists
-    energies: np.ndarray | None = None  # [1 + F, replicas] eV, of the start too, where they decide on strides
-
-    @property
-    def slots(self) -> Slots:
-        """Of the neighbour lists; the next stretch needs no new compilation if it is given them."""
-        return self.particles.neighbors.slots
 
 
 @dataclass(frozen=True)
@@ -219,73 +170,42 @@ class Simulation:
         done = replace(self, h=SHORT, map=map).stretch(rest, None, 1, frames=frames, slots=slots)
         return np.asarray(done.z.p) / SHORT
 
-    def _failure(self, last: "Last", number: int, z: Phase, particles: Particles) -> Failure:
+    def _failure(self, last: Last, number: int, z: Phase, particles: Particles) -> Failure:
         where = f"stride {number} of {self.h / FS:g} fs" if number else "the start"
         replica = int(jnp.argmax(jnp.where(last.unsolved, jnp.inf, last.moved)))  # NaN counts as the largest
-        which = f" (replica {replica})" if self.replicas > 1 else ""
         map, novelty = within(self.map), np.zeros(self.replicas)
         if isinstance(map, Guarded):
             if map.policy == "stop":
                 novelty = np.asarray(_novelty(map, z, jnp.asarray(self.h), particles))
             map = map.map
+        kind = SimulationError
         if not novelty[replica] <= 1:
-            error = SimulationError(
-                f"{where} begins where atoms are unlike the training data{which}: at "
+            what = (
+                f"{where} begins where atoms are unlike the training data{{which}}: at "
                 f"{novelty[replica]:.3g} times the distance that is usual there at most; train on such data, "
                 "or let the guard warn or substep"
             )
         elif bool(jnp.any(last.unsolved)):
+            kind = ConvergenceError
             how = ", whole or divided" if isinstance(map, Substepping) else ""
             how = " by the processor" if isinstance(self.map, Processed) else how
-            error = ConvergenceError(
-                f"{where} was not solved to the tolerance{how}{which}: "
+            what = (
+                f"{where} was not solved to the tolerance{how}{{which}}: "
                 "take a shorter stride or a looser tolerance, or an explicit map"
             )
         elif not bool(jnp.all(jnp.isfinite(last.moved))):
-            error = SimulationError(f"{where} gave NaN{which}: the run left what the model knows")
+            what = f"{where} gave NaN{{which}}: the run left what the model knows"
         else:
-            error = SimulationError(
-                f"{where}: an atom moved {float(last.excursion):.2f} Å within it{which}; "
+            what = (
+                f"{where}: an atom moved {float(last.excursion):.2f} Å within it{{which}}; "
                 "the run left what the model knows (or give a larger skin)"
             )
-        return Failure(error, replica)
+        return Failure(kind, what, replica, self.replicas)
 
 
 @eqx.filter_jit
 def _novelty(guarded: Guarded, z: Phase, h: Array, particles: Particles) -> Array:
     return guarded.novelty(guarded.map, z, h, particles)
-
-
-class Last(eqx.Module):
-    """The last stride tried."""
-
-    accepted: Array  # [] bool
-    unsolved: Array  # [replicas] bool
-    moved: Array  # [replicas] the largest change of a coordinate, Å; NaN if anything is
-    excursion: Array  # [] Å
-    outrun: Array  # [] bool, whether another like it would go farther than the neighbour lists reach
-
-    @staticmethod
-    def none(q: Array, particles: Particles) -> "Last":
-        """Before the first stride."""
-        zeros, no = jnp.zeros(particles.replicas), jnp.asarray(False)
-        return Last(~no, zeros.astype(bool), zeros, particles.neighbors.excursion(q), no)
-
-    @staticmethod
-    def of(
-        start: Phase,
-        end: Phase,
-        status: Status,
-        particles: Particles,
-        reach: AnyArray,
-        before: AnyArray = np.zeros(()),
-    ) -> "Last":
-        """`before` is the excursion of the stride that went before it."""
-        moved = jnp.max(jnp.abs(particles.per_replica(end.q - start.q + 0 * end.p)), axis=1)
-        sound = status.converged & jnp.isfinite(moved)
-        accepted = jnp.all(sound) & (status.excursion <= reach)
-        outrun = 2 * status.excursion - before > reach
-        return Last(accepted, ~status.converged, moved, status.excursion, outrun)
 
 
 @eqx.filter_jit

@@ -6,6 +6,7 @@ from functools import cached_property
 from pathlib import Path
 
 import equinox as eqx
+import jax
 import jax.numpy as jnp
 import numpy as np
 
@@ -13,7 +14,7 @@ from symstride.data.pairs import species_of
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError
 from symstride.hamiltonians.bonded import join
-from symstride.maps.barostat import CellRescaling
+from symstride.maps.barostat import CellRescaling, counted_from
 from symstride.maps.base import Map
 from symstride.maps.guarded import Guarded
 from symstride.maps.substepping import Substepping
@@ -24,6 +25,7 @@ from symstride.simulate.familiar import check_stride, unfamiliar
 from symstride.simulate.ghmc import HybridMonteCarlo
 from symstride.simulate.nve import Simulation
 from symstride.simulate.settings import RunSettings
+from symstride.simulate.shared import Shared
 from symstride.simulate.start import Start
 from symstride.units import BAR, FS, KB
 
@@ -78,12 +80,22 @@ class Plan:
         strides = frames * settings.every
         return Plan(path, model, start, settings, stride_fs, strides, temperature, chunk, simulation)
 
-    def motion(self, energies: TrueEnergies | None) -> Simulation | HybridMonteCarlo:
-        """What moves the replicas."""
-        if self.settings.thermostat != "ghmc":
-            return self.simulation
-        assert energies is not None
-        return HybridMonteCarlo(self.simulation, energies.of_replicas, self.settings.ghmc_strides)
+    def motion(self, energies: TrueEnergies | None) -> Simulation | Shared | HybridMonteCarlo:
+        """What moves the replicas: all devices there are, but for Monte Carlo, which waits for energies."""
+        if self.settings.thermostat == "ghmc":
+            assert energies is not None
+            return HybridMonteCarlo(self.simulation, energies.of_replicas, self.settings.ghmc_strides)
+        parts = np.array_split(np.arange(self.start.replicas), len(jax.local_devices()))
+        shares = [self._share(part) for part in parts if len(part)]
+        return Shared.of(self.simulation, shares, self.start) if len(shares) > 1 else self.simulation
+
+    def _share(self, replicas: np.ndarray) -> Simulation:
+        """Of these replicas alone."""
+        start = replace(self.start, positions=self.start.positions[replicas])
+        skin = self.simulation.skin
+        bonded = simulation_of(self.model, start, self.stride_fs, skin, len(replicas)).bonded
+        map = counted_from(self.simulation.map, int(replicas[0]))
+        return replace(self.simulation, map=map, replicas=len(replicas), bonded=bonded)
 
     @cached_property
     def warnings(self) -> list[str]:

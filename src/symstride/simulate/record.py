@@ -15,9 +15,9 @@ from symstride.maps.guarded import Watch
 from symstride.measure.statistics import inefficiency
 from symstride.simulate.familiar import outside
 from symstride.simulate.ghmc import Chain, Moves
-from symstride.simulate.nve import Failure
 from symstride.simulate.plan import Plan
 from symstride.simulate.state import State, remembered
+from symstride.simulate.stretch import Failure
 from symstride.units import BAR
 
 TRAINED = (

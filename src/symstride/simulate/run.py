@@ -20,7 +20,6 @@ from symstride.neighbors import Slots
 from symstride.phase import Phase
 from symstride.simulate.energies import TrueEnergies
 from symstride.simulate.ghmc import Chain
-from symstride.simulate.nve import Failure
 from symstride.simulate.output import Output, flatten
 from symstride.simulate.plan import Plan
 from symstride.simulate.pressure import with_volume_energy
@@ -28,6 +27,7 @@ from symstride.simulate.record import independent, opening, outcome, used
 from symstride.simulate.settings import RunSettings as RunSettings
 from symstride.simulate.start import draw_momenta, read_start
 from symstride.simulate.state import State
+from symstride.simulate.stretch import Failure
 
 Progress = Callable[[int, int, float], None]  # strides done, strides in all, ns/day (NaN if not known yet)
 

@@ -11,7 +11,7 @@ from jax import Array
 from symstride.maps.substepping import Counted
 from symstride.neighbors import NO_SLOTS, Slots
 from symstride.phase import Phase
-from symstride.simulate.nve import Stretch
+from symstride.simulate.stretch import Stretch
 
 M = TypeVar("M")
 
