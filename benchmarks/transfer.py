@@ -1,12 +1,14 @@
-"""One model where it was not trained: other temperatures and densities, other alloys, other strides.
+"""One model where it was not trained: other temperatures and densities, alloys, strides and masses.
 
-    python benchmarks/transfer.py temperature|composition|strides [--work DIR] [--ps 20]
+    python benchmarks/transfer.py temperature|composition|strides|masses [--work DIR] [--ps 20]
 
 - temperature: aluminium (EMT) from 100 to 750 K and at lattice constants 5 % smaller and larger, by a model
   of 300 K and one density, and by one of three temperatures and three densities.
 - composition: Cu–Au (EMT) at compositions, orderings and sizes, and with a surface, that a model has not
   seen, beside those it has; and a direct predictor trained on the same data.
 - strides: aluminium, one model from 8 to 32 fs, at those strides and between; two halves beside one whole.
+- masses: aluminium as heavy as it is, lighter and heavier, by a model of its own mass, and by one that has
+  also seen twice that.
 
 Errors of one stride are of frames of trajectories not trained on, over the thermal momentum of their
 temperature; then four starts run at constant energy. Writes benchmarks/results/transfer-NAME.json and .png;
@@ -38,6 +40,7 @@ class Condition:
     name: str
     atoms: object  # ase.Atoms
     kelvin: float
+    mass: float | None = None  # u, of all atoms; None: their own
 
 
 @dataclass(frozen=True)
@@ -125,7 +128,21 @@ def strides() -> Study:
     )
 
 
-STUDIES = {"temperature": temperature, "composition": composition, "strides": strides}
+def masses() -> Study:
+    def heavy(mass: float) -> Condition:
+        return Condition(f"{mass:g} u", cubic("Al32", LATTICE), 300.0, mass)
+
+    explicit = {"kind": "explicit", "strides_fs": (16.0, 32.0)}
+    asked = [heavy(m) for m in (20.0, 27.0, 40.0, 54.0, 80.0)]
+    return Study(
+        {"27 u": [heavy(27.0)], "27 and 54 u": [heavy(27.0), heavy(54.0)]},
+        {"27 u": explicit, "27 and 54 u": explicit},
+        asked,
+        (16.0, 32.0),
+    )
+
+
+STUDIES = {"temperature": temperature, "composition": composition, "strides": strides, "masses": masses}
 
 
 def cubic(symbols, a: float, repeat: int = 2):
@@ -152,7 +169,8 @@ def sampled(condition: Condition, folder: Path, trajectories: int, ps: float, se
     start = folder / "start.xyz"
     if not start.exists():
         ase_write(start, condition.atoms)
-    settings = dict(structure={"file": start}, calculator={"name": "emt"}, temperature_K=condition.kelvin)
+    structure = {"file": start, "masses": condition.mass and {"Al": condition.mass}}
+    settings = dict(structure=structure, calculator={"name": "emt"}, temperature_K=condition.kelvin)
     settings |= dict(trajectories=trajectories, thermalize_ps=1.0, length_ps=ps, timestep_fs=STEP_FS)
     settings |= dict(every=EVERY, seed=seed, output=folder / "frames", segment_frames=500)
     return sample(SampleConfig.model_validate(settings))
