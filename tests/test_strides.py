@@ -24,6 +24,7 @@ SPC = ForceField(
     angles={"H(O)-O(HH)-H(O)": Bend(stiffness=water.BEND, angle=water.ANGLE)},
     residual=0.0,
 )
+CHARGES = {"O": -0.82, "H": 0.41}
 
 
 def model_of(elements, kind="explicit", bonded=None, **changes):
@@ -56,7 +57,7 @@ def waters():
 
 CASES = {
     "s3": (lambda: model_of((13,), "s3", tolerance=1e-9), aluminium, 8.0),
-    "bonded": (lambda: model_of((1, 8), drift="bonded", bonded=SPC), waters, 2.0),
+    "bonds and charges": (lambda: model_of((1, 8), drift="bonded", bonded=SPC, charges=CHARGES), waters, 2.0),
 }
 
 
@@ -85,7 +86,7 @@ def test_strides_of_a_run_whoever_wraps_the_atoms(case):
 
 
 def test_a_deformed_cell_is_the_system_begun_there():
-    make, begin, h = CASES["bonded"]
+    make, begin, h = CASES["bonds and charges"]
     model, start = make(), begin()
     strides = Strides(model, start, h)
     q, p = strides.advance(start.positions[0], start.momenta[0], start.cell)
