@@ -5,7 +5,8 @@
 - temperature: aluminium (EMT) from 100 to 750 K and at lattice constants 5 % smaller and larger, by a model
   of 300 K and one density, and by one of three temperatures and three densities.
 - composition: Cu–Au (EMT) at compositions, orderings and sizes, and with a surface, that a model has not
-  seen, beside those it has; and a direct predictor trained on the same data.
+  seen, beside those it has, four orderings of five compositions, two of them hot; and a direct predictor
+  trained on the same data.
 - strides: aluminium, one model from 8 to 32 fs, at those strides and between; two halves beside one whole.
 - masses: aluminium as heavy as it is, lighter and heavier, by a model of its own mass, and by one that has
   also seen twice that.
@@ -30,7 +31,6 @@ STARTS, POINTS, SKIN, FRAME_FS = 4, 32, 2.0, 64.0
 LATTICE = 3.994  # Å, of aluminium in EMT
 COPPER, GOLD = 3.610, 4.056
 STEP_FS, EVERY = 2.0, 2  # of the references
-SCHEDULE = {"steps": 2500}
 
 
 @dataclass(frozen=True)
@@ -51,6 +51,7 @@ class Study:
     maps: dict[str, dict]  # model: settings
     conditions: list[Condition]
     strides: tuple[float, ...]
+    steps: int = 2500  # of a training
 
 
 def main() -> None:
@@ -90,11 +91,12 @@ def temperature() -> Study:
 
 
 def composition() -> Study:
-    def alloy(gold: int, seed: int) -> Condition:
+    def alloy(gold: int, seed: int, kelvin: float = 300.0) -> Condition:
         symbols = np.random.default_rng([gold, seed]).permutation(["Au"] * gold + ["Cu"] * (32 - gold))
-        return Condition(f"Cu{32 - gold}Au{gold} {seed}", cubic(list(symbols), vegard(gold / 32)), 300.0)
+        return Condition(f"Cu{32 - gold}Au{gold} {seed}", cubic(list(symbols), vegard(gold / 32)), kelvin)
 
-    seen = [alloy(gold, seed) for gold in (0, 8, 16, 24, 32) for seed in (0, 1)]
+    kelvins = (300.0, 600.0, 300.0, 600.0)
+    seen = [alloy(gold, seed, t) for gold in (0, 8, 16, 24, 32) for seed, t in enumerate(kelvins)]
     unseen = [alloy(gold, 9) for gold in (4, 12, 20, 28)]
     explicit = {"kind": "explicit", "strides_fs": (16.0, 32.0)}
     return Study(
@@ -102,6 +104,7 @@ def composition() -> Study:
         {"explicit": explicit, "direct": explicit | {"kind": "direct"}},
         [*(c for c in seen if c.name[-1] == "0"), *unseen, *ordered()],
         (32.0,),
+        5000,
     )
 
 
@@ -177,7 +180,8 @@ def sampled(condition: Condition, folder: Path, trajectories: int, ps: float, se
 
 
 def trained(study: Study, name: str, work: Path):
-    """The model, from twelve trajectories of 1.6 ps of all its conditions together."""
+    """The model, from twelve trajectories of 1.6 ps of all its conditions together, or one of each if they
+    are more; another of each is held out."""
     from symstride.model import load_model
     from symstride.train.config import TrainConfig
     from symstride.train.loop import train
@@ -188,11 +192,15 @@ def trained(study: Study, name: str, work: Path):
         seen = study.training[name]
         each = -(-12 // len(seen))
         data = [
-            str(p)
-            for n, c in enumerate(seen)
-            for p in sampled(c, work / "training" / name / c.name, each, 1.6, 100 * n)
+            sampled(c, work / "training" / name / c.name, each + 1, 1.6, 100 * n) for n, c in enumerate(seen)
         ]
-        config = {"data": data, "map": study.maps[name], "schedule": SCHEDULE, "output": path}
+        config = {
+            "data": [str(p) for paths in data for p in paths],
+            "held_out": [str(paths[-1]) for paths in data],
+            "map": study.maps[name],
+            "schedule": {"steps": study.steps},
+            "output": path,
+        }
         train(
             TrainConfig.model_validate(config),
             lambda step, total, entry: print(describe(entry), flush=True) if entry else None,
