@@ -225,7 +225,10 @@ def test_replicas_are_believed_until_they_are_far():
 def test_data_without_forces_cannot_tell_what_is_absurd(home, tmp_path):
     for path in sorted((home / "reference").glob("*.h5")):
         h5md.write(tmp_path / path.name, replace(h5md.read(path), forces=None))
-    with pytest.warns(SymstrideWarning), pytest.raises(ConfigError, match="data: frames without forces"):
+    with (
+        pytest.warns(SymstrideWarning),
+        pytest.raises(ConfigError, match="data: trajectories without"),
+    ):
         extend(config(home, tmp_path / "extended", data=[f"{tmp_path}/*.h5"]))
 
 

@@ -15,7 +15,7 @@ from ase.io import write as ase_write
 
 from symstride.data import h5md
 from symstride.maps.barostat import CellRescaling, counted_from
-from symstride.maps.thermostat import Langevin
+from symstride.maps.thermostat import Langevin, split
 from symstride.phase import Phase
 from symstride.simulate.nve import Simulation
 from symstride.simulate.run import RunSettings, run
@@ -110,6 +110,23 @@ def check_chains(fast: bool) -> None:
         np.testing.assert_allclose(again.z.p, whole.stretch(wanted.z, wanted.memory, 5).z.p, atol=1e-9)
 
 
+def check_keys() -> None:
+    """No two noises are one: of replicas, of their barostats, of strides."""
+    whole, _ = chains(4, 0, False)
+    box = CellRescaling(whole.map, 0.0, 1.0, 1.0, 1, True, 3)
+    z = beginning(4)
+    particles = replace(whole, cell=9 * np.eye(3)).particles(z.q)
+    memory = box.begin(z, whole.h, particles)
+    seen = []
+    for keys in (memory.key, memory.inner.key):
+        for _ in range(3):
+            seen.append(keys)
+            keys, *used = split(keys)
+            seen += used
+    seen = np.concatenate(seen)
+    assert len(np.unique(seen, axis=0)) == len(seen)
+
+
 def check_boxes() -> None:
     """The memory of a barostat, apart and together again."""
 
@@ -129,4 +146,4 @@ def check_boxes() -> None:
 
 
 def test_a_replica_that_fails_ends_all_at_its_stride():
-    two_devices("t.check_boxes(); t.check_chains(False); t.check_chains(True)")
+    two_devices("t.check_keys(); t.check_boxes(); t.check_chains(False); t.check_chains(True)")

@@ -126,13 +126,16 @@ def _in_processes(config: SampleConfig, report: Report) -> Outcomes:
     done = context.Array("q", config.trajectories)
     stop = context.Event()
     workers = min(config.processes, config.trajectories)
+    seen = [0] * config.trajectories
     with _single_threaded(), ProcessPoolExecutor(workers, context, _start, (config, done, stop)) as pool:
         pending: set[Future[Path]] = {pool.submit(_work, index) for index in range(config.trajectories)}
         try:
             while pending:
                 finished, pending = wait(pending, timeout=0.2, return_when=FIRST_COMPLETED)
-                for index, steps in enumerate(done.get_obj()):
-                    report(index, steps)
+                before, seen = seen, list(done.get_obj())
+                for index, steps in enumerate(seen):
+                    if steps > before[index]:
+                        report(index, steps)
                 for future in finished:
                     error = future.exception()
                     if error is not None and not isinstance(error, SymstrideError):

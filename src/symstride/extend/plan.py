@@ -113,8 +113,8 @@ class Plan:
 
 def _largest_force(data: Split) -> float:
     known = [np.abs(t.forces).max() for t in data.training if t.forces is not None]
-    if not known or not np.isfinite(known).all():
-        raise ConfigError("data: frames without forces; an extension knows absurd frames by these: give them")
+    if len(known) < len(data.training) or not np.isfinite(known).all():
+        raise ConfigError("data: trajectories without forces, by which absurd frames are known: give them")
     return float(max(known))
 
 

@@ -5,6 +5,7 @@ from dataclasses import replace
 import equinox as eqx
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax import Array
 
 from symstride.errors import ModelError
@@ -13,6 +14,7 @@ from symstride.maps.composition import combine
 from symstride.maps.thermostat import Bath, Thermostat, about_mean, keys_of, normals, split
 from symstride.phase import Particles, Phase, Status
 
+OTHER = np.uint32(2**32 - 1)  # noise than any replica's thermostat has: there is no replica of this number
 FARTHEST = 0.02  # strain of a move but for its noise: a start far from its pressure comes there in parts
 
 
@@ -90,7 +92,7 @@ class CellRescaling(Map):
 
     def begin(self, z: Phase, h: float | Array, particles: Particles) -> Box:
         inner = self.map.begin(z, h, particles)
-        key = jax.random.fold_in(jax.random.PRNGKey(self.seed), 1)  # other noise than the thermostat's
+        key = jax.random.fold_in(jax.random.PRNGKey(self.seed), OTHER)
         keys = keys_of(key, self.map.first, particles.replicas)
         none = jnp.zeros(particles.replicas, int)
         cell = jnp.asarray(particles.cells)

@@ -119,6 +119,8 @@ class HybridMonteCarlo:
             gradients += proposal.gradients
             if (memory.moves.accepted > before).any():
                 particles = proposal.particles
+                if proposal.outrun:
+                    particles = self.particles(z.q, particles.neighbors.slots)
             if every and (begin + done) % every == 0:
                 kept.append((z.q, z.p, memory.heat))
                 potentials.append(memory.potential)
@@ -128,7 +130,9 @@ class HybridMonteCarlo:
         )
         none, energies = np.zeros_like(gradients), np.array(potentials)
         return Stretch(
-            z, memory, strides, gradients, none, q, p, heat, None, particles, failure=None, energies=energies
+            *(z, memory, strides, gradients, none, q, p, heat, None, particles, particles.neighbors.slots),
+            failure=None,
+            energies=energies,
         )
 
     @property
@@ -154,7 +158,8 @@ class HybridMonteCarlo:
             back = free.stretch(done.z.reversed(), None, self.strides, particles=done.particles)
             gradients = gradients + back.gradients + free.map.beginning
             sound &= back.failure is None and self._missed(z, back.z.reversed()) <= RETURN
-        return _Proposal(done.z, done.memory, sound, gradients, done.particles)
+        assert done.particles is not None
+        return _Proposal(done.z, done.memory, sound, gradients, done.particles, done.outrun)
 
     def _missed(self, z: Phase, back: Phase) -> np.ndarray:
         """[replicas] kT, about the most that H can differ by: the rms in thermal units times their number."""
@@ -176,6 +181,7 @@ class _Proposal:
     sound: np.ndarray
     gradients: np.ndarray  # [replicas]
     particles: Particles
+    outrun: bool = False  # whether the next stride would outrun their lists
 
 
 @eqx.filter_jit

@@ -155,7 +155,9 @@ class Simulation:
         cells = np.asarray(kept.cells)[:count] if isinstance(memory, Box) else None
         used = np.asarray(tally.gradients), np.asarray(tally.processing)
         return Stretch(
-            *(z, memory, done, *used, positions, momenta, heat, cells, particles, failure),
+            *(z, memory, done, *used, positions, momenta, heat, cells, particles),
+            particles.neighbors.slots,
+            failure,
             widened=widened,
             outrun=bool(last.outrun),
         )

@@ -81,13 +81,19 @@ class Plan:
         return Plan(path, model, start, settings, stride_fs, strides, temperature, chunk, simulation)
 
     def motion(self, energies: TrueEnergies | None) -> Simulation | Shared | HybridMonteCarlo:
-        """What moves the replicas: all devices there are, but for Monte Carlo, which waits for energies."""
+        """What moves the replicas."""
         if self.settings.thermostat == "ghmc":
             assert energies is not None
             return HybridMonteCarlo(self.simulation, energies.of_replicas, self.settings.ghmc_strides)
-        parts = np.array_split(np.arange(self.start.replicas), len(jax.local_devices()))
-        shares = [self._share(part) for part in parts if len(part)]
-        return Shared.of(self.simulation, shares, self.start) if len(shares) > 1 else self.simulation
+        if self.devices == 1:
+            return self.simulation
+        shares = map(self._share, np.array_split(np.arange(self.start.replicas), self.devices))
+        return Shared.of(self.simulation, list(shares), self.start)
+
+    @property
+    def devices(self) -> int:
+        """That share the replicas: all there are, but for Monte Carlo, which waits for energies."""
+        return 1 if self.settings.thermostat == "ghmc" else min(len(jax.local_devices()), self.start.replicas)
 
     def _share(self, replicas: np.ndarray) -> Simulation:
         """Of these replicas alone."""

@@ -62,6 +62,7 @@ def opening(plan: Plan) -> dict[str, Any]:
         "n_atoms": len(start.numbers),
         "warnings": plan.warnings,
         "device": f"{device.platform} {device.device_kind}",
+        "devices": plan.devices,
         "dtype": model.config.precision,
         "failures_fs": [None] * start.replicas,
         "failure": None,

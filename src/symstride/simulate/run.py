@@ -43,7 +43,8 @@ def run(
     at a pressure; returns `out`.
 
     `out` then holds a trajectory for each replica, `000.h5` and so on, and `run.json`. Stopped or killed, or
-    the disk full, a second call goes on, and the result is that of an uninterrupted run to the last bit. A
+    the disk full, a second call goes on, and the result is that of an uninterrupted run to the last bit (with
+    another number of devices, which share the replicas, but for rounding). A
     finished run is left as it is. What the model was not trained for gives a SymstrideWarning.
 
     Raises ConfigError for settings that make no sense or differ from those in `out`, or a stride past the

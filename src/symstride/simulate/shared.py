@@ -22,28 +22,24 @@ from symstride.simulate.stretch import Stretch
 class Shared:
     """A simulation whose replicas are shared by devices: each strides on by itself, with lists of its own.
 
-    What comes of it is joined, and is, but for rounding, what one device would give: where a replica cannot
-    go on, all end at that stride.
+    What comes of it is joined, and is, but for rounding (and for how many waves of charges a cell that grows
+    takes), what one device would give: where a replica cannot go on, all end at that stride.
     """
 
     whole: Simulation
-    shares: list[Simulation]  # of replicas in a row, each with its map on a device
-    grows: list[
-        bool
-    ]  # which leaves of a map's memory have the replicas, or their atoms, along the first axis
+    shares: list[Simulation]  # of replicas in a row, for each of the first local devices
+    grows: list[bool]  # leaves of a map's memory that have replicas, or their atoms, along the first axis
 
     @staticmethod
     def of(whole: Simulation, shares: list[Simulation], start: Start) -> "Shared":
-        """One share for each of the first local devices."""
-        devices = jax.local_devices()
-        placed = [replace(s, map=jax.device_put(s.map, d)) for s, d in zip(shares, devices, strict=False)]
+        """Of as many `shares` as there are local devices, or fewer; memories are of a `start`'s form."""
 
         def shapes(simulation: Simulation) -> list[tuple[int, ...]]:
             q = jnp.asarray(start.positions[: simulation.replicas].reshape(-1, 3))
             begun = eqx.filter_eval_shape(simulation.begin, Phase(q, q), simulation.particles(q))
             return [leaf.shape for leaf in jax.tree.leaves(begun)]
 
-        return Shared(whole, placed, [a != b for a, b in zip(shapes(whole), shapes(shares[0]), strict=True)])
+        return Shared(whole, shares, [a != b for a, b in zip(shapes(whole), shapes(shares[0]), strict=True)])
 
     def begin(self, z: Phase, particles: Particles) -> Any:
         """The memory at z, of all replicas."""
@@ -79,24 +75,20 @@ class Shared:
             return share.stretch(z, memory, strides, begin=begin, every=every, frames=frames, slots=slots)
 
         done = self._each(of, at, memories)
-        least = min(d.strides for d in done)
-        if least < strides:
-            done = [
-                d if d.strides == least else once
-                for d, once in zip(done, self._each(partial(of, strides=least), at, memories), strict=True)
-            ]
+        while (least := min(d.strides for d in done)) < max(d.strides for d in done):
+            shorter = self._each(partial(of, strides=least), at, memories)
+            done = [d if d.strides == least else less for d, less in zip(done, shorter, strict=True)]
         return self._joined(done)
 
     def _each(self, work, *arguments) -> list:
         """What all devices come to at the same time."""
 
-        def here(share: Simulation, *rest) -> Any:
-            device = next(iter(jax.tree.leaves(eqx.filter(share.map, eqx.is_array))[0].devices()))
-            with jax.default_device(device):
-                return work(share, *rest)
+        def here(device: Any, *rest) -> Any:
+            with jax.default_device(device):  # nothing is bound to it: what is would be compiled anew
+                return work(*rest)
 
         with ThreadPoolExecutor(len(self.shares)) as pool:
-            return list(pool.map(here, self.shares, *arguments))
+            return list(pool.map(here, jax.local_devices(), self.shares, *arguments))
 
     def _parts(self, x: Array) -> list[Any]:
         """Of replicas, or of their atoms, those of each share: of numpy, bound to no device."""
@@ -132,12 +124,15 @@ class Shared:
             parts = [getattr(d, name) for d in done]
             return None if parts[0] is None else np.concatenate(parts, axis)
 
-        widest = max(done, key=lambda d: d.slots)
         return replace(
-            widest,
+            done[0],
             z=Phase(*(jnp.asarray(np.concatenate([getattr(d.z, x) for d in done])) for x in "qp")),
             memory=self._together([d.memory for d in done]),
             **{name: along(name, 0) for name in ("gradients", "processing")},
             **{name: along(name, 1) for name in ("positions", "momenta", "heat", "cells")},
+            particles=None,
+            slots=Slots(*map(max, zip(*(d.slots for d in done), strict=True))),
             failure=failures[0] if failures else None,
+            widened=any(d.widened for d in done),
+            outrun=any(d.outrun for d in done),
         )

@@ -58,16 +58,12 @@ class Stretch:
     momenta: np.ndarray
     heat: np.ndarray | None  # [F, replicas] eV, put in by a thermostat and a barostat
     cells: np.ndarray | None  # [F, replicas, 3, 3] Å, where a barostat changes them
-    particles: Particles  # with the last neighbour lists
+    particles: Particles | None  # with the last neighbour lists, where all have one
+    slots: Slots  # of the lists; the next stretch needs no new compilation if it is given them
     failure: Failure | None
     widened: bool = False  # whether a stride went farther than half the skin
     outrun: bool = False  # whether the next stride would outrun the last neighbour lists
     energies: np.ndarray | None = None  # [1 + F, replicas] eV, of the start too, where they decide on strides
-
-    @property
-    def slots(self) -> Slots:
-        """Of the neighbour lists; the next stretch needs no new compilation if it is given them."""
-        return self.particles.neighbors.slots
 
 
 class Last(eqx.Module):
