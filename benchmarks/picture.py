@@ -1,4 +1,4 @@
-"""Draws docs/aluminium.png and fills README's tables from benchmarks/results/{aluminium,water}.json."""
+"""Draws docs/aluminium.png and fills README's tables from benchmarks/results/{aluminium,water,ghmc}.json."""
 
 import json
 import re
@@ -19,23 +19,24 @@ VARYING = ("system", "atoms")  # columns of tables in which they are not all the
 
 
 def main() -> None:
-    aluminium, water = (
-        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in ("aluminium", "water")
+    aluminium, water, ghmc = (
+        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+        for name in ("aluminium", "water", "ghmc")
     )
-    fill_readme("aluminium", aluminium)
-    fill_readme("water", water)
+    fill_readme("aluminium", aluminium, [cells(r) for r in aluminium["rows"] if shown(r)])
+    fill_readme("water", water, [cells(r) for r in water["rows"] if shown(r)])
+    fill_readme("ghmc", ghmc, [sampling_cells(r) for r in ghmc["rows"]])
     draw(aluminium["rows"])
 
 
-def fill_readme(name: str, results: dict) -> None:
+def fill_readme(name: str, results: dict, rows: list[dict[str, str]]) -> None:
     """Puts the rows between README's two comments."""
-    rows = [cells(r) for r in results["rows"] if shown(r)]
     columns = [c for c in rows[0] if any(r[c] for r in rows)]
     columns = [c for c in columns if c not in VARYING or len({r[c] for r in rows}) > 1]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(r[c] for c in columns) + " |" for r in rows]
     machine = results["machine"]["processor"]
-    lines += ["", f"{machine}, one thread, {results['date']}; drifts with one standard error."]
+    lines += ["", f"{machine}, one thread, {results['date']}; with one standard error."]
     path, source = ROOT / "README.md", f"<!-- figures: benchmarks/{name}.py -->"
     table = f"{source}\n\n" + "\n".join(lines) + "\n\n<!-- end of figures -->"
     pattern = re.escape(source) + ".*?<!-- end of figures -->"
@@ -68,6 +69,20 @@ def cells(r: dict) -> dict[str, str]:
         "run": f"{r['starts']} × {r['length_ps']:.3g} ps" if "starts" in r else "",
         "error p / q, %": error,
         "drift, meV/atom/ps": drift,
+    }
+
+
+def sampling_cells(r: dict) -> dict[str, str]:
+    cost = r["true_energies_per_independent_sample"]
+    return {
+        "system": r["system"],
+        "method": r["method"],
+        "stride": f"{r['step_fs']:g} fs" if "step_fs" in r else f"{r['step']:g}",
+        "strides a move": str(r.get("strides", "")),
+        "accepted": f"{100 * r['acceptance']:.0f} %" if "acceptance" in r else "",
+        "energies or gradients a sample": f"{cost:.0f}",
+        "⟨V⟩, kT an atom": f"{r['potential_kT_per_atom']:.3f} ± {r['potential_stderr']:.3f}",
+        "heat capacity, k an atom": f"{r['heat_capacity_k_per_atom']:.2f} ± {r['heat_capacity_stderr']:.2f}",
     }
 
 

@@ -1,9 +1,9 @@
 """One model where it was not trained: other temperatures and densities, alloys, strides and masses.
 
-    python benchmarks/transfer.py temperature|composition|strides|masses [--work DIR] [--ps 20]
+    python benchmarks/transfer.py temperature|composition|strides|masses [--work DIR] [--ps 10]
 
 - temperature: aluminium (EMT) from 100 to 750 K and at lattice constants 5 % smaller and larger, by a model
-  of 300 K and one density, and by one of three temperatures and three densities.
+  of 300 K and one density, and by one of three temperatures and five densities.
 - composition: Cu–Au (EMT) at compositions, orderings and sizes, and with a surface, that a model has not
   seen, beside those it has, four orderings of five compositions, two of them hot; and a direct predictor
   trained on the same data.
@@ -18,7 +18,7 @@ each stage is kept in DIR/NAME.
 
 import argparse
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -51,14 +51,14 @@ class Study:
     maps: dict[str, dict]  # model: settings
     conditions: list[Condition]
     strides: tuple[float, ...]
-    steps: int = 2500  # of a training
+    steps: dict[str, int] = field(default_factory=dict)  # of a model's training; 2500
 
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("name", choices=list(STUDIES))
     arguments.add_argument("--work", type=Path, default=Path("transfer.part"))
-    arguments.add_argument("--ps", type=float, default=20.0)
+    arguments.add_argument("--ps", type=float, default=10.0)
     given = arguments.parse_args()
     work, study = given.work / given.name, STUDIES[given.name]()
     rows = []
@@ -79,14 +79,15 @@ def temperature() -> Study:
         name = f"{kelvin:g} K" + (f" {100 * strain:+g} %" if strain else "")
         return Condition(name, cubic("Al32", LATTICE * (1 + strain)), kelvin)
 
-    wide = [crystal(t, s) for t in (100, 300, 750) for s in (0.0, -0.05, 0.05)]
+    wide = [crystal(t, s) for t in (100, 300, 750) for s in (0.0, -0.05, -0.025, 0.025, 0.05)]
     explicit = {"kind": "explicit", "strides_fs": (16.0, 32.0)}
     asked = [crystal(t) for t in (100, 200, 300, 450, 600, 750)]
     return Study(
         {"300 K": [crystal(300)], "100 to 750 K": wide},
         {"300 K": explicit, "100 to 750 K": explicit},
-        asked + [crystal(t, s) for s in (-0.05, -0.02, 0.02, 0.05) for t in (300,)],
+        asked + [crystal(300, s) for s in (-0.05, -0.0375, -0.02, 0.02, 0.0375, 0.05)],
         (16.0, 32.0),
+        {"100 to 750 K": 5000},
     )
 
 
@@ -104,7 +105,7 @@ def composition() -> Study:
         {"explicit": explicit, "direct": explicit | {"kind": "direct"}},
         [*(c for c in seen if c.name[-1] == "0"), *unseen, *ordered()],
         (32.0,),
-        5000,
+        {"explicit": 5000, "direct": 5000},
     )
 
 
@@ -198,7 +199,7 @@ def trained(study: Study, name: str, work: Path):
             "data": [str(p) for paths in data for p in paths],
             "held_out": [str(paths[-1]) for paths in data],
             "map": study.maps[name],
-            "schedule": {"steps": study.steps},
+            "schedule": {"steps": study.steps.get(name, 2500)},
             "output": path,
         }
         train(

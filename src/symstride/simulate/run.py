@@ -148,6 +148,8 @@ class _Run:
             raise DataError(
                 f"{self.output.segments.paths[-1]}: has no {error}: damaged, remove it"
             ) from error
+        except DataError as error:
+            raise DataError(f"{self.output.folder}: {error}") from error
 
     def _advance(self, state: State) -> tuple[State, Failure | None]:
         """One chunk, written; and why a replica cannot go on, if so."""

@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax import Array
 
+from symstride.errors import DataError
 from symstride.maps.substepping import Counted
 from symstride.neighbors import NO_SLOTS, Slots
 from symstride.phase import Phase
@@ -45,9 +46,14 @@ class State:
 
     @staticmethod
     def load(saved: dict[str, np.ndarray], memory: Any) -> "State":
-        """From a segment; `memory` gives the structure of the map's."""
-        leaves, structure = jax.tree.flatten(memory)
-        leaves = [jnp.asarray(saved[f"memory {n}"]) for n in range(len(leaves))]
+        """From a segment; `memory` gives the map's form. Raises DataError if the segment's has another."""
+        forms, structure = jax.tree.flatten(memory)
+        leaves = [jnp.asarray(saved[f"memory {n}"]) for n in range(len(forms))]
+        if any(leaf.shape != form.shape for leaf, form in zip(leaves, forms, strict=True)):
+            raise DataError(
+                "the run was begun by another version of symstride, whose maps remember otherwise; "
+                "use another directory, or remove this one"
+            )
         return State(
             Phase(jnp.asarray(saved["q"]), jnp.asarray(saved["p"])),
             jax.tree.unflatten(structure, leaves),

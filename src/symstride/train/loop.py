@@ -48,6 +48,8 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
     """
     devices = Devices.sharing(config.schedule.frames)
     split = Split.of(config.data, config.validation, config.held_out)
+    if split.unseen:
+        warnings.warn(split.unseen, SymstrideWarning, stacklevel=2)
     scales, force_size = measure_scales(split.training, config.map.strides_fs)
     elements = tuple(sorted({int(n) for t in split.training + split.validation for n in t.numbers}))
     start = load_start(config)

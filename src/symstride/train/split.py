@@ -25,6 +25,18 @@ class Split:
     validation: list[Trajectory]
     digest: str  # SHA-256 of all files, in order
 
+    @property
+    def unseen(self) -> str | None:
+        """What to say where whole systems are held out."""
+        seen, held_out = ({_system(t) for t in part} for part in (self.training, self.validation))
+        if not (missing := held_out - seen):
+            return None
+        return (
+            f"validation: {len(missing)} of its {len(held_out)} systems (composition, masses, volume) are "
+            "not trained on: its errors are those of transfer, and the state of training is chosen by them; "
+            "unless you mean that, name other files to hold out (held_out), one of each system"
+        )
+
     @staticmethod
     def of(patterns: tuple[str, ...], fraction: float, held_out: tuple[str, ...] | None = None) -> "Split":
         """Reads what `divide` finds."""
@@ -60,6 +72,12 @@ def divide(
         which = f"{fraction:g}" if held_out is None else "held_out"
         raise DataError(f"validation: {which} of {len(paths)} trajectories leaves none to train on")
     return training, held
+
+
+def _system(t: Trajectory) -> tuple:
+    """What tells one system from another, but for its temperature."""
+    atoms, counts = np.unique(np.round(np.stack([t.numbers, t.masses]), 3), axis=1, return_counts=True)
+    return tuple(atoms.ravel()), tuple(counts), float(f"{t.volumes[0] / t.n_atoms:.3g}")
 
 
 def _matching(patterns: tuple[str, ...]) -> list[str]:
