@@ -1,7 +1,8 @@
-"""Draws docs/aluminium.png and fills README's tables from benchmarks/results/{aluminium,water,ghmc}.json."""
+"""Draws docs/aluminium.png and fills README's tables from benchmarks/results/*.json."""
 
 import json
 import re
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -15,17 +16,20 @@ STYLES = {
     "s3-dressed": ("C3", "v", "S³ dressed by the explicit action"),
     "verlet-rival": ("0.5", "^", "velocity Verlet, same network"),
 }
+TRANSFER = ("temperature", "composition", "strides", "masses")
 VARYING = ("system", "atoms")  # columns of tables in which they are not all the same
 
 
 def main() -> None:
-    aluminium, water, ghmc = (
-        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
-        for name in ("aluminium", "water", "ghmc")
+    names = ("aluminium", "water", "ghmc", *(f"transfer-{study}" for study in TRANSFER))
+    aluminium, water, ghmc, *transfer = (
+        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in names
     )
     fill_readme("aluminium", aluminium, [cells(r) for r in aluminium["rows"] if shown(r)])
     fill_readme("water", water, [cells(r) for r in water["rows"] if shown(r)])
     fill_readme("ghmc", ghmc, [sampling_cells(r) for r in ghmc["rows"]])
+    rows = [row for study in zip(TRANSFER, transfer, strict=True) for row in summary(*study)]
+    fill_readme("transfer", max(transfer, key=lambda t: t["date"]), rows)
     draw(aluminium["rows"])
 
 
@@ -84,6 +88,34 @@ def sampling_cells(r: dict) -> dict[str, str]:
         "⟨V⟩, kT an atom": f"{r['potential_kT_per_atom']:.3f} ± {r['potential_stderr']:.3f}",
         "heat capacity, k an atom": f"{r['heat_capacity_k_per_atom']:.2f} ± {r['heat_capacity_stderr']:.2f}",
     }
+
+
+def summary(study: str, results: dict) -> Iterator[dict[str, str]]:
+    """Of each model at each stride: the range of its errors, and the largest drift."""
+    rows = results["rows"]
+    for model, stride in dict.fromkeys((r["model"], r["stride_fs"]) for r in rows):
+        mine = [r for r in rows if (r["model"], r["stride_fs"]) == (model, stride)]
+        sound = [r for r in mine if not r["failed"] and r.get("drift_mev_per_atom_per_ps") is not None]
+        worst = max(sound, key=lambda r: abs(r["drift_mev_per_atom_per_ps"]), default=None)
+        failed = [r["system"] for r in mine if r["failed"]]
+        yield {
+            "": study,
+            "model of": model,
+            "stride, fs": f"{stride:g}",
+            "trained on: error p, %": errors(r for r in mine if r["seen"]),
+            "not: error p, %": errors(r for r in mine if not r["seen"]),
+            "largest drift, meV/atom/ps": "" if worst is None else drift(worst),
+            "failed": ", ".join(failed),
+        }
+
+
+def drift(r: dict) -> str:
+    return f"{r['drift_mev_per_atom_per_ps']:.3f} ± {r['drift_stderr']:.3f} ({r['system']})"
+
+
+def errors(rows: Iterable[dict]) -> str:
+    found = [100 * r["momentum_error"] for r in rows]
+    return f"{min(found):.2f} – {max(found):.2f}" if found else ""
 
 
 def draw(rows: list[dict]) -> None:

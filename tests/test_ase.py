@@ -7,13 +7,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-from ase import units
+from ase import Atoms, units
 from ase.build import bulk
 from ase.calculators.emt import EMT
 from ase.calculators.singlepoint import SinglePointCalculator
 from ase.constraints import FixAtoms, FixBondLength, FixCom, FixSubsetCom, Hookean
 from ase.io import Trajectory, read
 from ase.md import MDLogger
+from ase.md.velocitydistribution import ZeroRotation
 
 from symstride.data.config import CalculatorConfig
 from symstride.engines.ase import CSVR, NPT, NVE, Langevin
@@ -237,6 +238,24 @@ def test_constant_pressure_is_that_of_a_run(model, atoms, wrap):
     assert np.linalg.det(atoms.cell.array) > 1.01 * np.linalg.det(cell)
 
 
+def test_a_barostat_leaves_the_centre_of_mass_where_it_is_fixed(model, atoms):
+    atoms.calc = EMT()
+    atoms.set_constraint(FixCom())
+    center, volume = atoms.get_center_of_mass(), atoms.get_volume()
+    bath = {"temperature_K": 400.0, "pressure_bar": 5000.0, "compressibility": 1e-6, "seed": 7}
+    NPT(atoms, model, friction=1 / (200 * FS), taup=160 * FS, **bath).run(5)
+    assert atoms.get_volume() != volume
+    np.testing.assert_allclose(atoms.get_center_of_mass(), center, atol=1e-12)
+
+
+def test_the_box_of_what_is_not_periodic_is_left_alone(model, atoms):
+    atoms.pbc = (True, True, False)
+    atoms.cell[2] += [0.5, 0, 10]
+    box = atoms.cell.array.copy()
+    NVE(atoms, model, 8 * FS).run(2)
+    np.testing.assert_array_equal(atoms.cell.array, box)
+
+
 def test_constant_pressure_needs_energies_and_a_cell(model, atoms):
     given = {"temperature_K": 300.0, "friction": 0.01 / FS, "pressure_bar": 1.0, "taup": 100 * FS}
     with pytest.raises(ConfigError, match="atoms: have no calculator"):
@@ -247,6 +266,19 @@ def test_constant_pressure_needs_energies_and_a_cell(model, atoms):
     atoms.pbc = (True, True, False)
     with pytest.raises(ConfigError, match="has no pressure"):
         NPT(atoms, model, **given)
+
+
+def test_one_factor_for_all_momenta_gives_a_molecule_no_rotation(model):
+    molecule = Atoms("Al4", np.random.default_rng(0).normal(size=(4, 3)) + 3 * np.eye(4, 3))
+    bath = {"temperature_K": 300.0, "taut": 100 * FS}
+    molecule.set_momenta(5 * np.random.default_rng(1).normal(size=(4, 3)))
+    CSVR(molecule, model, 8 * FS, **bath)
+    ZeroRotation(molecule)
+    with pytest.raises(ConfigError, match="momenta: the atoms have no rotation"):
+        CSVR(molecule, model, 8 * FS, **bath)
+    molecule.set_cell(8 * np.eye(3))
+    molecule.pbc = True
+    CSVR(molecule, model, 8 * FS, **bath)
 
 
 def test_what_makes_no_sense_is_named(model, atoms):

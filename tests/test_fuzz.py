@@ -1,8 +1,10 @@
 """Files from anywhere: what is damaged, forged or made to exhaust the machine is refused in one line."""
 
+import io
 import json
 import resource
 import struct
+import zipfile
 from pathlib import Path
 
 import h5py
@@ -14,6 +16,7 @@ from hypothesis import strategies as st
 
 from symstride.data import h5md
 from symstride.data.config import LARGEST, SampleConfig, load_config
+from symstride.data.segments import Segments
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError, DataError, ModelError
 from symstride.model import MapConfig, Model, NetworkConfig, Scales, build_map, load_model, save_model
@@ -146,6 +149,31 @@ def test_forged_models(tmp_path, model, data, value):
         header = changed(header, data.draw(st.sampled_from(places(header))), value)
     path.write_bytes(joined(header, told, arrays))
     read(load_model, path, ModelError)
+
+
+@pytest.mark.parametrize(
+    ("place", "value"),
+    [
+        (("config", "network", "cutoff"), 1000.0),
+        (("provenance", "temperature_K"), "abc"),
+        (("provenance", "fastest_cm1"), "x"),
+        (("provenance", "volume_A3_per_atom"), 5),
+        (("provenance", "masses_u"), ["x"]),
+        (("provenance", "validation"), {"strides_fs": {"16": {"momentum": "x"}}}),
+        (("provenance", "recipe"), {"data": 3}),
+    ],
+)
+def test_what_a_run_reads_of_a_model_is_looked_at_before(tmp_path, model, place, value):
+    header, told, arrays = parts(model)
+    path = tmp_path / "a.safetensors"
+    *within, last = place
+    inner = told
+    for key in within:
+        inner = inner[key]
+    inner[last] = value
+    path.write_bytes(joined(header, told, arrays))
+    with pytest.raises(ModelError, match=last):
+        load_model(path)
 
 
 @pytest.mark.parametrize("size", ["channels", "hidden", "radial", "products"])
@@ -351,6 +379,60 @@ def test_systems_with_endless_neighbours(tmp_path, changes, says):
     h5md.write(tmp_path / "a.h5", trajectory(**changes))
     with pytest.raises(DataError, match=says):
         h5md.read(tmp_path / "a.h5")
+
+
+def test_cells_of_all_frames_are_looked_at(tmp_path):
+    cells = np.repeat(6 * np.eye(3)[None], 4, 0)
+    for frame, cell, says in (
+        (3, np.diag([6, 6, 1e-8]), "frame 3: the cell .* thinner than 0.1 Å"),
+        (1, np.zeros((3, 3)), "frame 1: the cell .* no length"),
+        (2, np.full((3, 3), np.nan), "box edges are not finite"),
+    ):
+        bad = cells.copy()
+        bad[frame] = cell
+        h5md.write(tmp_path / "a.h5", trajectory(cells=bad))
+        with pytest.raises(DataError, match=says):
+            h5md.read(tmp_path / "a.h5")
+
+
+# segments and checkpoints
+
+
+@pytest.fixture(scope="module")
+def segment(tmp_path_factory) -> bytes:
+    segments = Segments(tmp_path_factory.mktemp("segments"))
+    segments.append(trajectory(), {"strides": np.arange(3), "q": np.ones((4, 3))})
+    return segments.paths[0].read_bytes()
+
+
+@given(st.data())
+@fuzzed(150)
+def test_damaged_segments(tmp_path, segment, data):
+    path = tmp_path / "000000.npz"
+    path.write_bytes(data.draw(damage(segment)))
+    read(lambda path: Segments(path.parent).last(), path, DataError)
+
+
+@given(st.integers(0, 10**6), st.integers(0, 7))
+@fuzzed(300)
+def test_segments_with_a_flipped_bit(tmp_path, segment, place, bit):
+    path, turned = tmp_path / "000000.npz", bytearray(segment)
+    turned[place % len(turned)] ^= 1 << bit
+    path.write_bytes(turned)
+    read(lambda path: Segments(path.parent).last(), path, DataError)
+
+
+@pytest.mark.parametrize("compression", [zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED])
+def test_forged_segments(tmp_path, compression):
+    """An array that claims 8 TB, and one that is 4 GB of zeros."""
+    path, header = tmp_path / "000000.npz", io.BytesIO()
+    count = 10**12 if compression == zipfile.ZIP_STORED else 2**29
+    np.lib.format.write_array_header_1_0(header, {"descr": "<f8", "fortran_order": False, "shape": (count,)})
+    with zipfile.ZipFile(path, "w", compression) as archive, archive.open("times.npy", "w") as member:
+        member.write(header.getvalue())
+    assert path.stat().st_size < 10**3
+    with pytest.raises(DataError, match="cannot be read"):
+        Segments(tmp_path).last()
 
 
 # configurations

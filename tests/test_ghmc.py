@@ -123,6 +123,21 @@ def test_averages_are_exact_however_bad_the_map(case):
     assert np.abs(np.diff(total, axis=0))[~accepted].max() < 1e-10  # what is rejected changes nothing
 
 
+def test_where_a_path_leads_there_is_a_way_back():
+    """Else a move would be made that is never made back, however well the averages look."""
+    chain = sampler(midpoint(Chain(MASSES), KT, 1e-6, 15), 0.4, 1, 20)
+    done = chain.stretch(beginning(20), None, 20)
+    found = []
+    for _ in range(60):
+        particles = chain.particles(done.z.q)
+        there = chain._propose(done.z, done.memory.inner, particles)
+        back = chain._propose(there.z.reversed(), there.memory, particles)
+        found.append((there.sound.all(), back.sound.all()))
+        done = chain.stretch(done.z, done.memory, 1)
+    assert {there for there, _ in found} == {True, False}
+    assert all(back for there, back in found if there)
+
+
 def test_in_equilibrium_the_weights_average_to_one():
     chain = sampler(palindrome(), 0.2)
     begun = chain.stretch(beginning(REPLICAS), None, 100)

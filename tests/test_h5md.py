@@ -321,6 +321,24 @@ def test_segments(tmp_path):
     assert not segments.folder.exists()
 
 
+def test_segments_are_removed_all_at_once(tmp_path, monkeypatch):
+    """Killed while it removes them, what is left is not taken for the whole; and goes the next time."""
+    segments = Segments(tmp_path / "a.part")
+    segments.append(make())
+
+    def killed(*_, **__):
+        if segments.folder.with_suffix(".removed").exists():
+            raise KeyboardInterrupt
+
+    with monkeypatch.context() as patched:
+        patched.setattr("shutil.rmtree", killed)
+        with pytest.raises(KeyboardInterrupt):
+            segments.remove()
+    assert segments.last() is None
+    segments.remove()
+    assert not list(tmp_path.iterdir())
+
+
 def test_damaged_segment(tmp_path):
     segments = Segments(tmp_path / "a.part")
     with pytest.raises(DataError, match="no frames yet"):

@@ -33,6 +33,7 @@ from symstride.simulate.output import Output
 from symstride.simulate.plan import simulation_of
 from symstride.simulate.run import RunSettings, run
 from symstride.simulate.start import draw_momenta, read_start
+from symstride.simulate.state import State
 from symstride.units import KB
 
 jax.config.update("jax_enable_x64", True)
@@ -192,6 +193,9 @@ def test_bad_baths(models, lattice, tmp_path):
         ({"temperature_K": None}, "give temperature_K"),
         ({"thermostat_ps": 0.0}, "thermostat_ps: 0.0 is not right"),
         ({"thermostat": "nose"}, "nose is not right: langevin, csvr or ghmc"),
+        ({"thermostat": None, "thermostat_ps": 0.1}, "thermostat_ps: does nothing without a thermostat:"),
+        ({"pressure_bar": 5e4}, "pressure_bar: does nothing without a barostat"),
+        ({"ghmc_strides": 2, "every": 2}, "ghmc_strides: does nothing without a thermostat ghmc"),
     ):
         with pytest.raises(ConfigError, match=message):
             settings(**({"thermostat": "langevin"} | changes))
@@ -359,6 +363,13 @@ def test_strides_near_the_caustic_are_warned_about_and_past_it_refused(
     model = load_model(models[kind])
     save_model(replace(model, provenance=PROVENANCE | {"fastest_cm1": None}), tmp_path / "none.safetensors")
     run(tmp_path / "none.safetensors", lattice, tmp_path / "none", short)
+
+
+def test_memories_of_another_form_are_refused():
+    saved = State(Phase(jnp.zeros((4, 3)), jnp.zeros((4, 3))), jnp.zeros((2, 2))).arrays()
+    assert State.load(saved, jnp.ones((2, 2))).memory.shape == (2, 2)
+    with pytest.raises(DataError, match="begun by another version of symstride"):
+        State.load(saved, jnp.ones(2))
 
 
 def test_unsolved_strides_end_a_run_or_are_divided_and_counted(models, lattice, tmp_path):

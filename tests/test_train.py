@@ -188,6 +188,18 @@ def test_validation_holds_out_whole_trajectories(reference):
         np.testing.assert_array_equal(part.positions, whole.positions)
 
 
+@pytest.mark.parametrize(
+    "change",
+    [{"masses": [27.0, 27, 27, 54]}, {"numbers": np.array([13, 13, 13, 29])}, {"cell": 4.2 * np.eye(3)}],
+)
+def test_whole_systems_that_are_held_out_are_told(reference, change):
+    t = h5md.read(next(reference.glob("*.h5")))
+    other = replace(t, **{name: np.asarray(x) for name, x in change.items()})
+    assert Split([t, other], [t, other], "").unseen is None
+    assert Split([t, other], [t], "").unseen is None
+    assert "1 of its 2 systems" in (Split([t], [t, other], "").unseen or "")
+
+
 def test_named_trajectories_are_held_out(reference):
     first, *others = sorted(reference.glob("*.h5"))
     split = Split.of((f"{reference}/*.h5",), 0.2, (str(first),))

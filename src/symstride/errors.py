@@ -27,3 +27,8 @@ class SimulationError(SymstrideError):
 
 class SymstrideWarning(UserWarning):
     """Something the user should know and may accept."""
+
+
+def first_line(error: BaseException) -> str:
+    """Of what another library says."""
+    return (str(error) or type(error).__name__).splitlines()[0]

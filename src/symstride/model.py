@@ -12,7 +12,15 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from ase.data import atomic_numbers, chemical_symbols
-from pydantic import Field, FiniteFloat, PositiveFloat, PositiveInt, ValidationError, model_validator
+from pydantic import (
+    BaseModel,
+    Field,
+    FiniteFloat,
+    PositiveFloat,
+    PositiveInt,
+    ValidationError,
+    model_validator,
+)
 from safetensors import SafetensorError, safe_open
 from safetensors.numpy import save
 
@@ -46,7 +54,7 @@ IMPLICIT = ("s3", "corrected")  # kinds of map with an equation to solve
 class NetworkConfig(Config):
     """The particle network's sizes."""
 
-    cutoff: PositiveFloat = 5.5
+    cutoff: float = Field(default=5.5, gt=0, le=30, description="Å")
     radial: PositiveInt = Field(default=12, description="radial functions")
     decay: PositiveFloat = Field(
         default=8.0, description="Å; small resolves short bonds, large all distances alike"
@@ -144,6 +152,31 @@ class MapConfig(Config):
         """With free flight in place of flights of bonds and angles."""
         dressing = None if self.dressing == "bonded" else self.dressing
         return self.model_copy(update={"drift": "free", "dressing": dressing})
+
+
+class Validation(BaseModel):
+    """Errors of a stride on held-out data, by stride (fs) and kind."""
+
+    strides_fs: dict[float, dict[str, FiniteFloat]] = {}
+
+
+class Recipe(BaseModel):
+    """What a training went by, as far as another goes on from it."""
+
+    data: list[str]
+    validation: FiniteFloat
+    held_out: list[str] | None = None
+
+
+class Provenance(BaseModel):
+    """What is read of where a model comes from; whatever else is there is kept."""
+
+    fastest_cm1: PositiveFloat | None = None
+    temperature_K: tuple[FiniteFloat, FiniteFloat] | None = None
+    volume_A3_per_atom: tuple[FiniteFloat, FiniteFloat] | None = None
+    masses_u: list[FiniteFloat] | None = None
+    validation: Validation | None = None
+    recipe: Recipe | None = None
 
 
 class Scales(Config):
@@ -376,7 +409,8 @@ def _skeleton(header: dict, path: Path) -> Model:
     if features := header.get("novelty"):
         shapes = (len(elements), features), (len(elements), features, features), (), ()
         novelty = Novelty(*(jax.ShapeDtypeStruct(shape, jnp.float32) for shape in shapes))  # pyright: ignore[reportArgumentType]
-    return Model(built, config, scales, elements, dict(header["provenance"]), dressing, bonded, novelty)
+    Provenance.model_validate(header["provenance"])
+    return Model(built, config, scales, elements, header["provenance"], dressing, bonded, novelty)
 
 
 def _arrays(model: Model) -> dict:

@@ -46,7 +46,7 @@ def check_constant_cell(trajectory: Trajectory, where: str) -> None:
 
 
 def _check_system(trajectory: Trajectory, where: str) -> None:
-    numbers, masses, cell = trajectory.numbers, trajectory.masses, trajectory.cell
+    numbers, masses, pbc = trajectory.numbers, trajectory.masses, trajectory.pbc
     if trajectory.n_atoms == 0 or len(trajectory.times) == 0:
         raise DataError(f"{where}: holds no {'atoms' if trajectory.n_atoms == 0 else 'frames'}")
     if ((numbers < 1) | (numbers > 118)).any():
@@ -55,17 +55,25 @@ def _check_system(trajectory: Trajectory, where: str) -> None:
     if not (np.isfinite(masses) & (masses > 0)).all():
         atom = np.flatnonzero(~(np.isfinite(masses) & (masses > 0)))[0]
         raise DataError(f"{where}: atom {atom} has mass {masses[atom]} u; it must be positive")
-    periodic = cell[trajectory.pbc]
-    lengths = np.linalg.norm(periodic, axis=1)
-    if not np.isfinite(cell).all() or (lengths == 0).any():
-        raise DataError(f"{where}: the cell {cell.tolist()} has no length along a periodic direction")
-    if len(periodic) and np.linalg.svd(periodic / lengths[:, None], compute_uv=False).min() < 1e-6:
-        raise DataError(f"{where}: the cell {cell.tolist()} has no volume")
-    thickness = 1 / np.linalg.norm(np.linalg.pinv(periodic), axis=0)
-    if np.abs(cell).max() > FARTHEST or (thickness < OVERLAP).any():
-        raise DataError(
-            f"{where}: the cell {cell.tolist()} is longer than {FARTHEST:g} Å or thinner than {OVERLAP:g} Å"
-        )
+    cells = trajectory.cell[None] if trajectory.cells is None else trajectory.cells
+    lengths = np.linalg.norm(cells[:, pbc], axis=2)
+
+    def refuse(bad: np.ndarray, why: str) -> None:
+        if bad.any():
+            frame = int(np.argmax(bad))
+            which = "the cell" if trajectory.cells is None else f"frame {frame}: the cell"
+            raise DataError(f"{where}: {which} {cells[frame].tolist()} {why}")
+
+    bad = ~np.isfinite(cells).all((1, 2)) | (lengths == 0).any(1)
+    refuse(bad, "has no length along a periodic direction")
+    if not pbc.any():
+        return
+    periodic = cells[:, pbc]
+    flat = np.linalg.svd(periodic / lengths[:, :, None], compute_uv=False).min(1) < 1e-6
+    refuse(flat, "has no volume")
+    thickness = 1 / np.linalg.norm(np.linalg.pinv(periodic), axis=1)
+    far = (np.abs(cells) > FARTHEST).any((1, 2)) | (thickness < OVERLAP).any(1)
+    refuse(far, f"is longer than {FARTHEST:g} Å or thinner than {OVERLAP:g} Å")
 
 
 def check_times(times: np.ndarray, where: str) -> None:

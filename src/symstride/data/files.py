@@ -12,7 +12,7 @@ from typing import Any, BinaryIO, cast
 
 import numpy as np
 
-from symstride.errors import DataError
+from symstride.errors import DataError, first_line
 
 
 class _Recording(io.FileIO):
@@ -134,8 +134,15 @@ def save_arrays(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
 
 def load_arrays(path: Path) -> dict[str, np.ndarray]:
     """Reads what `save_arrays` wrote; DataError if the file is missing or damaged."""
+
+    def array(archive: zipfile.ZipFile, member: zipfile.ZipInfo) -> np.ndarray:
+        if member.compress_type != zipfile.ZIP_STORED:  # what is written here is not: it might be endless
+            raise ValueError("compressed")
+        with archive.open(member) as file:
+            return np.lib.format.read_array(file, allow_pickle=False)
+
     try:
-        with np.load(path, allow_pickle=False) as archive:
-            return {name: archive[name] for name in archive.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile) as error:
-        raise DataError(f"{path}: cannot be read ({str(error).splitlines()[0]})") from error
+        with zipfile.ZipFile(path) as archive:
+            return {m.filename.removesuffix(".npy"): array(archive, m) for m in archive.infolist()}
+    except (OSError, ValueError, EOFError, RuntimeError, MemoryError, zipfile.BadZipFile) as error:
+        raise DataError(f"{path}: cannot be read ({first_line(error)})") from error

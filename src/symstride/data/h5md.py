@@ -28,7 +28,7 @@ from symstride.data.checks import check_trajectory
 from symstride.data.files import replacing
 from symstride.data.provenance import installed_version, to_json
 from symstride.data.trajectory import Trajectory
-from symstride.errors import DataError
+from symstride.errors import DataError, first_line
 from symstride.units import FS
 
 Observables = Mapping[str, tuple[np.ndarray, str]]  # name → values [T, …], unit ("" if it has none)
@@ -174,7 +174,7 @@ class _opened:
         except FileNotFoundError as error:
             raise DataError(f"{self.path}: no such file") from error
         except (OSError, RuntimeError) as error:
-            raise DataError(f"{self.path}: not a whole HDF5 file ({_first_line(error)})") from error
+            raise DataError(f"{self.path}: not a whole HDF5 file ({first_line(error)})") from error
         return self
 
     def __exit__(self, kind, error, traceback) -> None:
@@ -183,7 +183,7 @@ class _opened:
             OSError | RuntimeError | LookupError | ArithmeticError | ValueError | TypeError | AttributeError
         )
         if isinstance(error, kinds):
-            raise DataError(f"{self.path}: damaged, or not H5MD ({_first_line(error)})") from error
+            raise DataError(f"{self.path}: damaged, or not H5MD ({first_line(error)})") from error
 
     def _check_link(self, name: bytes, link: Any) -> None:
         if link.type not in (h5l.TYPE_HARD, h5l.TYPE_SOFT):
@@ -241,10 +241,6 @@ class _opened:
                 raise DataError(f"{self.path}: {name} has unit {part!r}; known are {', '.join(_UNITS)}")
             factor *= _UNITS[base] ** int(part[len(base) :] or 1)
         return factor
-
-
-def _first_line(error: BaseException) -> str:
-    return (str(error) or type(error).__name__).splitlines()[0]
 
 
 def _read_trajectory(file: _opened) -> Trajectory:
@@ -314,6 +310,8 @@ def _read_box(file: _opened, name: str) -> tuple[np.ndarray, np.ndarray]:
     data = file.dataset(f"{name}/box/edges/value" if moving else f"{name}/box/edges")
     edges = data[()].astype(np.float64) * file.factor(f"{name}/box/edges", data)
     edges = edges if moving else edges[None]
+    if not np.isfinite(edges).all():
+        raise DataError(f"{file.path}: the box edges are not finite numbers")
     if edges.shape[1:] not in ((3,), (3, 3)) or len(edges) == 0:
         raise DataError(f"{file.path}: the box edges have shape {edges.shape[1:]}, they must be 3 or 3 × 3")
     return edges[:, :, None] * np.eye(3) if edges.ndim == 2 else edges, pbc

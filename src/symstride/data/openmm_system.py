@@ -10,7 +10,7 @@ from ase.calculators.calculator import Calculator, all_changes
 from openmm import app, unit  # pyright: ignore[reportMissingImports]
 
 from symstride.data.dynamics import FRICTION, Move
-from symstride.errors import ConfigError
+from symstride.errors import ConfigError, first_line
 from symstride.units import FS, KB, PS
 
 _KJ_PER_MOL = units.kJ / units.mol
@@ -190,7 +190,7 @@ def _deserialized(path: str | Path) -> openmm.System:
     try:
         return openmm.XmlSerializer.deserialize(Path(path).read_text())
     except (OSError, openmm.OpenMMException) as error:
-        raise ConfigError(f"{path}: not a serialised OpenMM System ({str(error).splitlines()[0]})") from error
+        raise ConfigError(f"{path}: not a serialised OpenMM System ({first_line(error)})") from error
 
 
 def _created(

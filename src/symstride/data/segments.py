@@ -4,6 +4,7 @@ import json
 import re
 import shutil
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, fields
 from pathlib import Path
 
@@ -78,8 +79,12 @@ class Segments:
         return path
 
     def remove(self) -> None:
-        """Removes the segments and their folder."""
-        shutil.rmtree(self.folder, ignore_errors=True)
+        """Removes the segments and their folder, all of them at once for whoever reads them."""
+        doomed = self.folder.with_suffix(".removed")
+        shutil.rmtree(doomed, ignore_errors=True)
+        with suppress(OSError):
+            self.folder.rename(doomed)
+        shutil.rmtree(doomed, ignore_errors=True)
 
     def parts(self) -> Iterator[tuple[Trajectory, Observables]]:
         """The segments one by one, in order."""

@@ -49,3 +49,8 @@ class Trajectory:
     def kinetic_energies(self) -> np.ndarray:
         """[T] eV."""
         return 0.5 * np.sum(self.momenta**2 / self.masses[:, None], axis=(1, 2))
+
+    @property
+    def inner_kinetic_energies(self) -> np.ndarray:
+        """[T] eV, about the centre of mass."""
+        return self.kinetic_energies - 0.5 * np.sum(self.momenta.sum(1) ** 2, axis=1) / self.masses.sum()

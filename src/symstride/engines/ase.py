@@ -32,7 +32,8 @@ class StrideDynamics(MolecularDynamics):
     """What the dynamics of this module share. A step is a stride, and forces are never asked for.
 
     Positions, momenta and the cell may be changed between steps, other atoms need a new object. Of the
-    constraints `FixCom` alone is kept: it takes the total momentum away, and no map brings one back. A
+    constraints `FixCom` alone is kept: it takes the total momentum away, no map brings one back, and where a
+    barostat scales the cell the centre of mass stays. A
     calculator is not needed; with one, whoever asks for energies gets them: `logfile`, which has nan in their
     place otherwise, or `Trajectory(…, properties=["energy"])`. A frame of `trajectory` has them if the logger
     asked there.
@@ -89,8 +90,10 @@ class StrideDynamics(MolecularDynamics):
         self._check()
         atoms = self.atoms
         q, p = self._strides.advance(atoms.get_positions(), atoms.get_momenta(), atoms.cell.array)
-        atoms.set_cell(self._strides.cell)
-        atoms.set_positions(q, apply_constraint=False)
+        cell = np.where(atoms.pbc[:, None], self._strides.cell, atoms.cell.array)
+        scaled = not np.array_equal(cell, atoms.cell.array)  # about the origin: FixCom has to move it back
+        atoms.set_cell(cell)
+        atoms.set_positions(q, apply_constraint=scaled)
         atoms.set_momenta(p, apply_constraint=False)
 
     def irun(self, steps: int = 50) -> Iterator[bool]:
@@ -201,6 +204,11 @@ class CSVR(StrideDynamics):
             raise ConfigError(
                 "momenta: all are zero, and no factor heats them; draw them (ase.md.velocitydistribution)"
             )
+        if not atoms.pbc.any() and _turns_not(atoms):
+            raise ConfigError(
+                "momenta: the atoms have no rotation, and one factor for all gives them none: what moves would be "
+                "too hot; draw them without ZeroRotation, or take Langevin"
+            )
         self._given = {"temperature_K": temperature_K, "taut": taut, "seed": seed}
         bath = partial(thermostat.VelocityRescaling, kT=KB * temperature_K, time=taut, seed=seed)
         super().__init__(atoms, model, timestep, bath=bath, temperature_K=temperature_K, **keywords)
@@ -262,6 +270,15 @@ class Logger(MDLogger):
             super().__call__()
         finally:
             self.atoms.calc = calculator
+
+
+def _turns_not(atoms: Atoms) -> bool:
+    """Whether the angular momentum is nothing but rounding."""
+    arms = atoms.get_positions() - atoms.get_center_of_mass()
+    p, masses = atoms.get_momenta(), atoms.get_masses()
+    p = p - np.outer(masses, p.sum(0)) / masses.sum()
+    size = np.sum(np.linalg.norm(arms, axis=1) * np.linalg.norm(p, axis=1))
+    return bool(np.linalg.norm(np.cross(arms, p).sum(0)) <= ROUNDING * size)
 
 
 def _check_bath(seed: int, **positive: float) -> None:

@@ -41,8 +41,8 @@ class Map(eqx.Module):
         """The potential energy V of the limit of short strides, in eV by atoms [M]. Raises ConfigError for a
         map that has learned none of its own."""
         raise ConfigError(
-            f"{type(self).__name__}: a map of this kind knows no potential energy, and so no pressure; "
-            "take an explicit map, a plain potential or an S³ that is not dressed by another model"
+            f"{type(self).__name__}: a map of this kind knows no potential energy, and so neither a pressure "
+            "nor small steps; take an explicit map, a plain potential or a solved S³"
         )
 
     def __call__(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:

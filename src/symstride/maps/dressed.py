@@ -96,6 +96,9 @@ class Fixed(Map):
     def resume(self, memory: Any, z: Phase, h: float | Array, particles: Particles) -> Any:
         return self._stopped.resume(memory, z, h, particles)
 
+    def potential(self, q: Array, particles: Particles) -> Array:
+        return self._stopped.potential(q, particles)
+
     def step(
         self, z: Phase, memory: Any, h: float | Array, particles: Particles
     ) -> tuple[Phase, Any, Status]:

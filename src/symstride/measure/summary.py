@@ -290,7 +290,9 @@ def _balance(run: Starts, reference: Starts) -> list[dict[str, Any]]:
 
     def balance(starts: Starts) -> list[np.ndarray]:
         differences = [
-            (t.energies - t.kinetic_energies) * 1e3 / t.n_atoms for t in starts if t.energies is not None
+            (t.energies - t.inner_kinetic_energies) * 1e3 / t.n_atoms
+            for t in starts
+            if t.energies is not None
         ]
         known = [x[np.isfinite(x)] for x in differences]
         return [x for x in known if len(x)]

@@ -149,14 +149,15 @@ class HybridMonteCarlo:
         return np.asarray(z.q).reshape(self.simulation.replicas, -1, 3)
 
     def _propose(self, z: Phase, memory: Any, particles: Particles) -> "_Proposal":
-        free, replicas = self._free, self.simulation.replicas
-        done = free.stretch(z, memory, self.strides, particles=particles)
+        """Φⁿ from z. A solve begins as on the way back: from a better guess it might find what that does not."""
+        free, replicas, solved = self._free, self.simulation.replicas, implicit(self._free.map)
+        done = free.stretch(z, None if solved else memory, self.strides, particles=particles)
         if done.failure:
             return _Proposal(z, memory, np.zeros(replicas, bool), done.gradients, particles)
         sound, gradients = np.ones(replicas, bool), done.gradients
-        if done.widened or implicit(free.map):
+        if done.widened or solved:
             back = free.stretch(done.z.reversed(), None, self.strides, particles=done.particles)
-            gradients = gradients + back.gradients + free.map.beginning
+            gradients = gradients + back.gradients + free.map.beginning * (1 + solved)
             sound &= back.failure is None and self._missed(z, back.z.reversed()) <= RETURN
         assert done.particles is not None
         return _Proposal(done.z, done.memory, sound, gradients, done.particles, done.outrun)

@@ -71,6 +71,8 @@ class Plan:
         if settings.unsolved == "substep":
             simulation = replace(simulation, map=Substepping(model.map))
         simulation = replace(simulation, map=_guarded(simulation.map, model, start, stride_fs, settings))
+        if settings.guard == "substep":
+            _potential_of(simulation, start)
         simulation = replace(simulation, map=_in_bath(simulation.map, settings))
         if settings.barostat:
             simulation = replace(simulation, map=_at_pressure(simulation, start, settings))
@@ -211,8 +213,13 @@ def check_pressure(simulation: Simulation, barostat: CellRescaling, start: Start
     """Raises ConfigError for a system, or a map, that has no pressure."""
     if not start.pbc.all():
         raise ConfigError("barostat: a system that is not periodic in all directions has no pressure")
+    _potential_of(replace(simulation, map=barostat), start)
+
+
+def _potential_of(simulation: Simulation, start: Start) -> None:
+    """Raises ConfigError for a map that has none."""
     q = jnp.asarray(start.positions.reshape(-1, 3))
-    eqx.filter_eval_shape(barostat.potential, q, simulation.particles(q))
+    eqx.filter_eval_shape(simulation.map.potential, q, simulation.particles(q))
 
 
 def usual_skin(masses: np.ndarray, stride_fs: float, temperature: float) -> float:

@@ -33,13 +33,14 @@ def with_volume_energy(simulation: Simulation, start: Start, calculator: Any) ->
     particles = replace(particles, neighbors=every_pair)
     known = np.asarray(_scaled_energies(map, q, particles, jnp.asarray(GROWTHS)))
     atoms = Atoms(start.numbers, cell=start.cell, pbc=start.pbc, masses=start.masses, calculator=calculator)
+    consistent = "free_energy" in getattr(calculator, "implemented_properties", ())  # as the forces are
     true = np.empty((len(GROWTHS), min(FRAMES, start.replicas)))
     for row, growth in zip(true, GROWTHS, strict=True):
         for k in range(len(row)):
             atoms.set_cell(growth * start.cell)
             atoms.positions = growth * start.positions[k]
             try:
-                row[k] = atoms.get_potential_energy()
+                row[k] = atoms.get_potential_energy(force_consistent=consistent)
             except Exception as error:
                 reason = " ".join(str(error).split()) or "no message"
                 raise DataError(

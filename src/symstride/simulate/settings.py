@@ -70,6 +70,13 @@ class RunSettings:
                 f"every: {self.every} is not right: moves are of ghmc_strides = {self.ghmc_strides} strides, "
                 "and frames come between moves: give a multiple of it"
             )
+        for name, there, what in (
+            ("thermostat_ps", self.thermostat, "thermostat"),
+            ("ghmc_strides", self.thermostat == "ghmc", "thermostat ghmc"),
+            *((n, self.barostat, "barostat") for n in ("pressure_bar", "barostat_ps", "compressibility")),
+        ):
+            if not there and getattr(self, name) != getattr(RunSettings, name):
+                raise ConfigError(f"{name}: does nothing without a {what}: name one, or leave it out")
         if self.barostat not in (None, "isotropic", "flexible"):
             raise ConfigError(f"barostat: {self.barostat} is not right: isotropic or flexible")
         if self.barostat and self.thermostat in (None, "ghmc"):

@@ -14,7 +14,7 @@ from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec
 
 from symstride.data.pairs import Batch, Pair, Pairs, on_device
-from symstride.errors import ConfigError, DataError, SymstrideError
+from symstride.errors import ConfigError, DataError, SymstrideError, first_line
 from symstride.neighbors import Slots
 
 T = TypeVar("T")
@@ -51,7 +51,7 @@ def together(
     try:
         yield
     except jax.errors.JaxRuntimeError as error:
-        reason = str(error).splitlines()[0]
+        reason = first_line(error)
         raise SymstrideError(
             f"training: this process or another one failed ({reason}); start all again to go on"
         ) from error
