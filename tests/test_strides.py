@@ -1,5 +1,7 @@
 """Strides of a system that an engine owns: those of a run, however the engine wraps, holds or deforms it."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -83,6 +85,33 @@ def test_strides_of_a_run_whoever_wraps_the_atoms(case):
     if case != "s3":
         assert held.gradients == int(tally.gradients[0]) == 12  # forces of the last stride begin the next
         assert wrapped.gradients == 12 + 5
+
+
+def test_no_skin_and_no_wrapping_changes_a_trajectory():
+    """Atoms of a sheared cell go through its faces, and lists are found anew many times, or hardly ever."""
+    start, model = aluminium(), model_of((13,))
+    shear = np.eye(3) + 0.15 * np.array([[0, 0, 0], [1, 0, 0], [-1, 1, 0]])
+    cell, begun = start.cell @ shear, start.positions[0] @ shear
+    start = replace(start, cell=cell, positions=begun[None])
+    ends = []
+    for skin, wrapped in ((0.3, False), (0.3, True), (4.0, True)):
+        strides = Strides(model, start, 8.0, skin=skin)
+        q, p, kinetic = begun, 2 * start.momenta[0], []
+        for _ in range(20):
+            if wrapped:
+                q = q - np.floor(q @ np.linalg.inv(cell)) @ cell
+            q, p = strides.advance(q, p, cell, 4)
+            kinetic.append(np.sum(p**2 / start.masses[:, None]) / 2)
+        ends.append((q, p, np.array(kinetic)))
+    q, p, kinetic = ends[0]
+    assert np.abs(np.floor(q @ np.linalg.inv(cell)) - np.floor(begun @ np.linalg.inv(cell))).max() >= 1
+    assert np.abs(q - begun).max() > 6 * 0.3
+    assert np.ptp(kinetic) > 1e-6
+    for other in ends[1:]:
+        apart = (other[0] - q) @ np.linalg.inv(cell)
+        np.testing.assert_allclose(apart, np.round(apart), atol=1e-9)
+        np.testing.assert_allclose(other[1], p, atol=1e-9)
+        np.testing.assert_allclose(other[2], kinetic, atol=1e-9)
 
 
 def test_a_deformed_cell_is_the_system_begun_there():

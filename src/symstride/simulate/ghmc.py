@@ -149,7 +149,7 @@ class HybridMonteCarlo:
         return np.asarray(z.q).reshape(self.simulation.replicas, -1, 3)
 
     def _propose(self, z: Phase, memory: Any, particles: Particles) -> "_Proposal":
-        """Φⁿ from z. A solve begins as on the way back: from a better guess it might find what that does not."""
+        """Φⁿ from z. A solve begins as on the way back: a better guess might find what that does not."""
         free, replicas, solved = self._free, self.simulation.replicas, implicit(self._free.map)
         done = free.stretch(z, None if solved else memory, self.strides, particles=particles)
         if done.failure:
