@@ -1,11 +1,11 @@
 """Heat baths and constant pressure at long strides, beside Langevin dynamics in small steps.
 
-    python benchmarks/baths.py [--work DIR] [--ps 60] [--starts 16]
+    python benchmarks/baths.py [--work DIR] [--ps 240] [--starts 16]
 
 Aluminium (EMT, 32 atoms, 300 K) with models/aluminium-explicit.safetensors: Langevin and stochastic velocity
 rescaling of 1 ps at 16 and 32 fs, and both at 1 bar in a cell that changes its shape. Temperatures, ⟨V⟩, ⟨u²⟩
 and RDF beside the reference's; at constant pressure the true pressure, whose mean must be that of the
-barostat. Writes benchmarks/results/baths.json.
+barostat. Writes benchmarks/results/baths.json and .png.
 """
 
 import argparse
@@ -18,7 +18,7 @@ from rows import canonical, write
 RESULTS = Path(__file__).parent / "results" / "baths.json"
 MODEL = Path(__file__).parent.parent / "models" / "aluminium-explicit.safetensors"
 KELVIN, FRAME_FS, ENERGY_FS = 300.0, 64.0, 256.0
-REFERENCE_FS = 4.0
+REFERENCE_FS, REFERENCE_PS = 4.0, 30.0
 BATHS = [
     ("langevin", 16.0, None),
     ("langevin", 32.0, None),
@@ -31,7 +31,7 @@ BATHS = [
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("--work", type=Path, default=Path("baths.part"))
-    arguments.add_argument("--ps", type=float, default=60.0)
+    arguments.add_argument("--ps", type=float, default=240.0)
     arguments.add_argument("--starts", type=int, default=16)
     given = arguments.parse_args()
     from ase.build import bulk
@@ -47,12 +47,13 @@ def main() -> None:
     at = read_start(structure, 1, draws=True)
     still = Trajectory(at.numbers, at.masses, at.cell, at.pbc, np.zeros(1), at.positions, 0 * at.positions)
     starts = [still] * given.starts
-    reference = canonical(EMT(), starts, KELVIN, given.ps / 2, REFERENCE_FS, FRAME_FS, given.work)
+    reference = canonical(EMT(), starts, KELVIN, REFERENCE_PS, REFERENCE_FS, FRAME_FS, given.work)
     rows = [{"method": "langevin-reference", "stride_fs": REFERENCE_FS} | measures(settled(reference))]
     for thermostat, stride, barostat in BATHS:
         rows.append(row(structure, thermostat, stride, barostat, reference, given))
         print(rows[-1], flush=True)
     write(RESULTS, rows)
+    draw(rows).savefig(RESULTS.with_suffix(".png"), dpi=150)
 
 
 def settled(runs, ps: float = 4.0):
@@ -90,6 +91,23 @@ def row(structure: Path, thermostat: str, stride: float, barostat: str | None, r
     kept = ("drift", "stability", "comparisons", "curves")
     found |= {name: sections[name] for name in kept if name in sections}
     return found | (pressures(runs) if barostat else {})
+
+
+def draw(rows: list[dict]):
+    """Temperature, potential energy and amplitude of each, beside the reference's."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    names = [" ".join(str(r[k]) for k in ("method", "stride_fs", "barostat") if r.get(k)) for r in rows]
+    kinds = ("temperature_K", "potential_mev_per_atom", "amplitude_A2")
+    for axes, kind in zip(figure.subplots(1, 3), kinds, strict=True):
+        value, error = rows[0][kind]
+        axes.axhspan(value - error, value + error, color="0.85")
+        known = [(name, *r[kind]) for name, r in zip(names, rows, strict=True) if kind in r]
+        axes.errorbar(*(list(x) for x in zip(*known, strict=True)), fmt="o", ms=4, capsize=2)
+        axes.set(ylabel=kind)
+        axes.tick_params("x", rotation=60)
+    return figure
 
 
 def measures(runs) -> dict:

@@ -9,8 +9,8 @@
   beside Langevin dynamics at 0.5 fs;
 - cluster, LJ13, with velocity Verlet at long steps beside Langevin dynamics at short ones.
 
-The same friction throughout. One core. Writes benchmarks/results/ghmc.json, and leaves there the rows of
-systems not asked for.
+The same friction throughout. One core. Writes benchmarks/results/ghmc.json and .png, and leaves there the
+rows of systems not asked for.
 """
 
 import argparse
@@ -48,6 +48,7 @@ def main() -> None:
         rows.append(row)
         print(row, flush=True)
     write(RESULTS, rows)
+    draw(rows).savefig(RESULTS.with_suffix(".png"), dpi=150)
 
 
 @dataclass(frozen=True)
@@ -237,6 +238,28 @@ def averages(potentials, kT: float, atoms: int, energies: int) -> dict:
         "samples": int(np.size(later)),
         "true_energies_per_independent_sample": samples * energies,
     }
+
+
+def draw(rows: list[dict]):
+    """What an independent sample costs, and the averages, of each system beside its own small steps."""
+    from matplotlib.figure import Figure
+
+    systems = list(dict.fromkeys(r["system"] for r in rows))
+    figure = Figure(figsize=(3.4 * len(systems), 5.4), layout="constrained")
+    panels = figure.subplots(2, len(systems), squeeze=False)
+    for n, system in enumerate(systems):
+        mine = [r for r in rows if r["system"] == system]
+        names = [f"{r['method']} {r.get('step_fs', r.get('step'))}×{r.get('strides', 1)}" for r in mine]
+        above, below = panels[:, n]
+        above.bar(names, [r["true_energies_per_independent_sample"] for r in mine], color="C0")
+        above.set(title=system, yscale="log", ylabel="energies or gradients a sample", xticks=[])
+        value, error = (mine[0][f"heat_capacity_{x}"] for x in ("k_per_atom", "stderr"))
+        below.axhspan(value - error, value + error, color="0.85")
+        known = ([r[f"heat_capacity_{x}"] for r in mine] for x in ("k_per_atom", "stderr"))
+        below.errorbar(names, *known, fmt="o", ms=4, capsize=2)
+        below.set(ylabel="heat capacity, k an atom")
+        below.tick_params("x", rotation=60)
+    return figure
 
 
 def judged(done) -> dict:

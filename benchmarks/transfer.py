@@ -8,8 +8,8 @@
   seen, beside those it has, four orderings of five compositions, two of them hot; and a direct predictor
   trained on the same data.
 - strides: aluminium, one model from 8 to 32 fs, at those strides and between; two halves beside one whole.
-- masses: aluminium as heavy as it is, lighter and heavier, by a model of its own mass, and by one that has
-  also seen twice that.
+- masses: aluminium of isotopes of 27 and 54 u, of masses between, and of several in one crystal, by a model
+  of 27 u alone, and by one that has seen 27 u, 54 u and half of each.
 
 Errors of one stride are of frames of trajectories not trained on, over the thermal momentum of their
 temperature; then four starts run at constant energy. Writes benchmarks/results/transfer-NAME.json and .png;
@@ -35,12 +35,11 @@ STEP_FS, EVERY = 2.0, 2  # of the references
 
 @dataclass(frozen=True)
 class Condition:
-    """A system at a temperature."""
+    """A system, with its masses, at a temperature."""
 
     name: str
     atoms: object  # ase.Atoms
     kelvin: float
-    mass: float | None = None  # u, of all atoms; None: their own
 
 
 @dataclass(frozen=True)
@@ -133,16 +132,28 @@ def strides() -> Study:
 
 
 def masses() -> Study:
-    def heavy(mass: float) -> Condition:
-        return Condition(f"{mass:g} u", cubic("Al32", LATTICE), 300.0, mass)
+    def isotopes(name: str, masses) -> Condition:
+        atoms = cubic("Al32", LATTICE)
+        atoms.set_masses(masses)
+        return Condition(name, atoms, 300.0)
 
+    def halves(one: float, other: float, seed: int) -> np.ndarray:
+        return np.random.default_rng(seed).permutation([one] * 16 + [other] * 16)
+
+    light, heavy = (isotopes(f"{m:g} u", np.full(32, m)) for m in (27.0, 54.0))
+    mixed = isotopes("27 and 54 u", halves(27, 54, 1))
+    unseen = [
+        isotopes("40 u", np.full(32, 40.0)),
+        isotopes("27 and 54 u, others", halves(27, 54, 2)),
+        isotopes("27 and 40 u", halves(27, 40, 3)),
+        isotopes("from 27 to 54 u", np.random.default_rng(4).uniform(27, 54, 32)),
+    ]
     explicit = {"kind": "explicit", "strides_fs": (16.0, 32.0)}
-    asked = [heavy(m) for m in (20.0, 27.0, 40.0, 54.0, 80.0)]
     return Study(
-        {"27 u": [heavy(27.0)], "27 and 54 u": [heavy(27.0), heavy(54.0)]},
+        {"27 u": [light], "27 and 54 u": [light, mixed, heavy]},
         {"27 u": explicit, "27 and 54 u": explicit},
-        asked,
-        (16.0, 32.0),
+        [light, mixed, heavy, *unseen],
+        (32.0,),
     )
 
 
@@ -173,8 +184,7 @@ def sampled(condition: Condition, folder: Path, trajectories: int, ps: float, se
     start = folder / "start.xyz"
     if not start.exists():
         ase_write(start, condition.atoms)
-    structure = {"file": start, "masses": condition.mass and {"Al": condition.mass}}
-    settings = dict(structure=structure, calculator={"name": "emt"}, temperature_K=condition.kelvin)
+    settings = dict(structure={"file": start}, calculator={"name": "emt"}, temperature_K=condition.kelvin)
     settings |= dict(trajectories=trajectories, thermalize_ps=1.0, length_ps=ps, timestep_fs=STEP_FS)
     settings |= dict(every=EVERY, seed=seed, output=folder / "frames", segment_frames=500)
     return sample(SampleConfig.model_validate(settings))

@@ -1,4 +1,4 @@
-"""Strides of an exported model, with jax and numpy alone (and flatbuffers, with which jax reads its exports).
+"""Strides of an exported model, with jax, numpy, and flatbuffers, with which jax reads its exports.
 
     symstride export models/aluminium-explicit.safetensors aluminium.zip
     python examples/portable.py aluminium.zip start.npz end.npz 100
