@@ -87,9 +87,11 @@ def network(replicas):
     return crystal(replicas, 2, 1.0, bonded=join_bonds([one] * replicas))
 
 
-def barostat(stiffness, pressure, compressibility, flexible=False, every=1, time=1.0, bonded=True, kT=KT):
+def barostat(
+    stiffness, pressure, compressibility, flexible=False, every=1, time=1.0, bonded=True, kT=KT, kind=Langevin
+):
     map = Palindrome(Springs(stiffness), drifts=1, flow=BondedFlight(2) if bonded else FreeFlight())
-    bath = Langevin(map, kT, 1.0, 3)
+    bath = kind(map, kT, 1.0, 3)
     return CellRescaling(bath, pressure, time, compressibility, every, flexible, 4)
 
 

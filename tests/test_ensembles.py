@@ -9,10 +9,12 @@ import numpy as np
 import physical_validation as pv
 import pytest
 
+from symstride.maps.thermostat import Langevin, VelocityRescaling
 from test_barostat import barostat, network, path
 from test_thermostat import KINDS, MASSES, REPLICAS, Cluster, N, kinetic, sampled
 
 SIGMAS = 4.0
+QUIET = {"verbosity": 0, "bootstrap_seed": 1, "data_is_uncorrelated": True}
 OURS = 1 / 6.022140857e-2  # energies are pressure times volume, of no unit
 
 
@@ -46,20 +48,20 @@ def test_heat_baths_at_two_temperatures(kind):
         seen = {"kinetic_energy": kinetic(p[apart]).ravel(), "potential_energy": np.asarray(energies)}
         seen["total_energy"] = seen["kinetic_energy"] + seen["potential_energy"]
         found.append(simulation(N, {"ensemble": "NVT", "volume": 1.0, "temperature": kT}, **seen))
-        quiet = {"verbosity": 0, "bootstrap_seed": 1, "data_is_uncorrelated": True}
-        assert np.max(pv.kinetic_energy.distribution(found[-1], **quiet)) < SIGMAS
+        assert np.max(pv.kinetic_energy.distribution(found[-1], **QUIET)) < SIGMAS
         assert len(energies) > 3 * REPLICAS
     assert off(*found) < SIGMAS
     found[1].ensemble = pv.data.EnsembleData("NVT", N, volume=1.0, temperature=0.9)
     assert off(*found) > SIGMAS  # it would tell
 
 
-def test_constant_pressure_at_two_temperatures_and_pressures():
-    """The ratio of the distributions of energies and volumes together."""
+@pytest.mark.parametrize(("flexible", "kind"), [(False, Langevin), (True, VelocityRescaling)])
+def test_constant_pressure_at_two_temperatures_and_pressures(flexible, kind):
+    """Kinetic energies, and the ratio of the distributions of energies and volumes together."""
     found = []
     z, of = network(100)
     for kT, pressure in ((0.7, 1.0), (0.8, 2.0)):
-        map = barostat(0.0, pressure, 0.02, every=2, kT=kT)
+        map = barostat(0.0, pressure, 0.02, flexible, every=2, kT=kT, kind=kind)
         states, cells, *_ = path(map, z, of, jnp.asarray(0.05), 300)
 
         def energies(q, cell, map=map):
@@ -68,8 +70,12 @@ def test_constant_pressure_at_two_temperatures_and_pressures():
         kept = slice(120, None, 30)
         seen = {"volume": np.abs(np.linalg.det(cells[kept])).ravel()}
         seen["potential_energy"] = np.ravel(jax.jit(jax.vmap(energies))(states.q[kept], cells[kept]))
+        p, masses = states.p[kept].reshape(-1, 8, 3), of.masses[:8, None]
+        p = p - p.sum(1, keepdims=True) * masses / masses.sum()  # the total is as it was in the beginning
+        seen["kinetic_energy"] = np.sum(p**2 / masses, (1, 2)) / 2
         state = {"ensemble": "NPT", "pressure": pressure, "temperature": kT}
         found.append(simulation(8, state, **seen))
+        assert np.max(pv.kinetic_energy.distribution(found[-1], **QUIET)) < SIGMAS
     assert off(*found) < SIGMAS
     found[1].ensemble = pv.data.EnsembleData("NPT", 8, pressure=2.6, temperature=0.8)
     assert off(*found) > SIGMAS
