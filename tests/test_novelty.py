@@ -95,6 +95,21 @@ def test_novelty_grows_with_the_distance_from_the_data(map, measured):
     assert at[0] < 1 < at[1] < at[2]
 
 
+def test_a_pair_of_elements_that_never_met_is_novel(map):
+    """The data have each of them alone."""
+
+    def alone(seed: int, element: int) -> Frames:
+        whole = frames(seed, 0.1)
+        species = jnp.full_like(whole.particles.species, element)
+        return Frames(whole.start, H, replace(whole.particles, species=species))
+
+    pure = [alone(n, n % 2) for n in range(30)]
+    measured = measure_novelty(map, pure, [alone(98, 0), alone(99, 1)], 2)
+    for known in (alone(5, 0), alone(6, 1)):
+        assert np.all(measured(map, known.start, H, known.particles) < 1)
+    assert np.all(measured(map, *_args(crystals(7, 0.1))) > 1)
+
+
 def _args(given):
     z, particles = given
     return z, H, particles
