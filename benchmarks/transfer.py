@@ -5,8 +5,8 @@
 - temperature: aluminium (EMT) from 100 to 750 K and at lattice constants 5 % smaller and larger, by a model
   of 300 K and one density, and by one of three temperatures and five densities.
 - composition: Cu–Au (EMT) at compositions, orderings and sizes, and with a surface, that a model has not
-  seen, beside those it has, four orderings of five compositions, two of them hot; and a direct predictor
-  trained on the same data.
+  seen, beside those it has, four orderings of five compositions, two of them hot, two of other densities; and
+  a direct predictor trained on the same data.
 - strides: aluminium, one model from 8 to 32 fs, at those strides and between; two halves beside one whole.
 - masses: aluminium of isotopes of 27 and 54 u, of masses between, and of several in one crystal, by a model
   of 27 u alone, and by one that has seen 27 u, 54 u and half of each.
@@ -91,12 +91,13 @@ def temperature() -> Study:
 
 
 def composition() -> Study:
-    def alloy(gold: int, seed: int, kelvin: float = 300.0) -> Condition:
+    def alloy(gold: int, seed: int, kelvin: float = 300.0, strain: float = 0.0) -> Condition:
         symbols = np.random.default_rng([gold, seed]).permutation(["Au"] * gold + ["Cu"] * (32 - gold))
-        return Condition(f"Cu{32 - gold}Au{gold} {seed}", cubic(list(symbols), vegard(gold / 32)), kelvin)
+        atoms = cubic(list(symbols), (1 + strain) * vegard(gold / 32))
+        return Condition(f"Cu{32 - gold}Au{gold} {seed}", atoms, kelvin)
 
-    kelvins = (300.0, 600.0, 300.0, 600.0)
-    seen = [alloy(gold, seed, t) for gold in (0, 8, 16, 24, 32) for seed, t in enumerate(kelvins)]
+    taught = ((300.0, 0.0), (600.0, 0.0), (300.0, -0.02), (600.0, 0.02))  # long waves strain larger cells
+    seen = [alloy(gold, seed, *at) for gold in (0, 8, 16, 24, 32) for seed, at in enumerate(taught)]
     unseen = [alloy(gold, 9) for gold in (4, 12, 20, 28)]
     explicit = {"kind": "explicit", "strides_fs": (16.0, 32.0)}
     return Study(
