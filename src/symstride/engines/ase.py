@@ -206,8 +206,8 @@ class CSVR(StrideDynamics):
             )
         if not atoms.pbc.any() and _turns_not(atoms):
             raise ConfigError(
-                "momenta: the atoms have no rotation, and one factor for all gives them none: what moves would "
-                "be too hot; draw them without ZeroRotation, or take Langevin"
+                "momenta: the atoms have no rotation, one factor for all gives them none, and what moves "
+                "would be too hot; draw them without ZeroRotation, or take Langevin"
             )
         self._given = {"temperature_K": temperature_K, "taut": taut, "seed": seed}
         bath = partial(thermostat.VelocityRescaling, kT=KB * temperature_K, time=taut, seed=seed)

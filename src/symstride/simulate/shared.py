@@ -56,23 +56,13 @@ class Shared:
 
         return np.concatenate(self._each(of, self._parts(q)))
 
-    def stretch(
-        self,
-        z: Phase,
-        memory: Any,
-        strides: int,
-        *,
-        begin: int = 0,
-        every: int | None = None,
-        frames: int = 0,
-        slots: Slots = NO_SLOTS,
-    ) -> Stretch:
-        """As `Simulation.stretch`."""
+    def stretch(self, z: Phase, memory: Any, strides: int, **asked: Any) -> Stretch:
+        """As `Simulation.stretch`, whose other arguments are `asked`."""
         at = [Phase(q, p) for q, p in zip(self._parts(z.q), self._parts(z.p), strict=True)]
         memories = [None] * len(self.shares) if memory is None else self._apart(memory)
 
         def of(share: Simulation, z: Phase, memory: Any, strides: int = strides) -> Stretch:
-            return share.stretch(z, memory, strides, begin=begin, every=every, frames=frames, slots=slots)
+            return share.stretch(z, memory, strides, **asked)
 
         done = self._each(of, at, memories)
         while (least := min(d.strides for d in done)) < max(d.strides for d in done):
