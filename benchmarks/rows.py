@@ -112,8 +112,8 @@ def judged(
     import numpy as np
 
     from symstride.errors import DataError
+    from symstride.measure.equipartition import mean_temperature
     from symstride.measure.summary import summarise
-    from symstride.units import KB
 
     result = {
         "n_atoms": reference[0].n_atoms,
@@ -132,9 +132,7 @@ def judged(
         "training_s": model.provenance["trained_seconds"],
     }
     if len(runs[0].times) > 16:
-        temperature = float(
-            np.mean([2 * t.kinetic_energies.mean() / (3 * t.n_atoms - 3) / KB for t in reference])
-        )
+        temperature = float(np.mean([mean_temperature(t) for t in reference]))
         try:
             sections, _ = summarise(
                 runs,

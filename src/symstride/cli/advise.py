@@ -54,7 +54,7 @@ def _judged(advice, stride_fs: float) -> dict:
 
     heating = float(advice.absorption.heating(stride_fs))
     reached = [name for name, reach in MAPS.items() if stride_fs <= advice.usable_fs(reach)]
-    resonance = advice.resonance(stride_fs, advice.longest_fs)
+    resonance = advice.resonance(stride_fs)
     verdict = str(resonance) if resonance else f"{stride_fs:g} fs: heating {heating:.2f}, on no resonance"
     verdict += f"; within reach of {'; '.join(reached) or 'no map here'}"
     return {"stride_fs": stride_fs, "heating": heating, "maps": reached, "verdict": verdict}

@@ -110,6 +110,11 @@ class OpenMM(Calculator):
             )
         if self.system.usesPeriodicBoundaryConditions() and not atoms.pbc.all():
             raise ConfigError(f"{self.source}: is periodic, the structure is not (pbc {atoms.pbc.tolist()})")
+        if atoms.pbc.any() and not self.system.usesPeriodicBoundaryConditions():
+            raise ConfigError(
+                f"{self.source}: sees no periodic images, the structure has them (pbc {atoms.pbc.tolist()}): "
+                "give nonbondedMethod: PME and its settings, or a structure without a cell"
+            )
 
 
 class OpenMMDynamics:

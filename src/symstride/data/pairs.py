@@ -14,9 +14,10 @@ from symstride.errors import DataError
 from symstride.hamiltonians import bonded as bonds
 from symstride.hamiltonians.ewald import OPEN, LongRange, Waves
 from symstride.hamiltonians.forcefield import ForceField
+from symstride.measure.equipartition import mean_temperature
 from symstride.neighbors import NO_SLOTS, Neighbors, Slots, join, neighbor_list
 from symstride.phase import Particles, Phase
-from symstride.units import FS
+from symstride.units import FS, KB
 
 
 class Batch(eqx.Module):
@@ -192,9 +193,8 @@ def species_of(numbers: np.ndarray, elements: Sequence[int]) -> np.ndarray:
 
 
 def kinetic_temperature_energy(trajectories: Sequence[Trajectory]) -> float:
-    """kT [eV] = ⟨p²/m⟩/3 with 3N − 3 degrees of freedom, over all frames."""
-    values = [2 * t.kinetic_energies.mean() / max(3 * t.n_atoms - 3, 1) for t in trajectories]
-    return float(np.mean(values))
+    """kT [eV] over all frames, of what moves about the centre of mass and, in open space, does not turn."""
+    return KB * float(np.mean([mean_temperature(t) for t in trajectories]))
 
 
 def on_device(batch: Batch) -> Batch:

@@ -59,20 +59,21 @@ def in_stride(theta: float, wavenumber: float) -> float:
 
 
 def fastest_mode(starts: Sequence[Trajectory]) -> float:
-    """Wavenumber in cm⁻¹ below which 99 % of the density of states lies: `upper_edge` of these data."""
+    """Wavenumber in cm⁻¹ of the fastest band: `upper_edge` of these data."""
     return upper_edge(density_of_states(starts), starts)
 
 
 def upper_edge(spectrum: Spectrum, starts: Sequence[Trajectory]) -> float:
-    """Wavenumber in cm⁻¹ below which 99 % of this density of states of `starts` lies.
+    """Wavenumber in cm⁻¹ below which 99 % of the density of states lies of each element of `starts`.
 
-    Harmonic modes share it equally, so that this is the upper edge of the fastest band; fewer than one mode
-    in a hundred may be faster. Raises DataError where the frames are too far apart to tell: the edge is at
+    Harmonic modes share it equally, so that this is the upper edge of the fastest band, also of a few
+    hydrogens among many heavy atoms; fewer than one in a hundred of an element's may be faster. `spectrum` is
+    that of all atoms. Raises DataError where the frames are too far apart to tell: the edge is at
     the Nyquist wavenumber, or the spectrum misses the sum rule ∫ω²D = ⟨F²/m⟩/⟨p²/m⟩ because motion beyond
     it is folded back (told only where there are forces).
     """
     x, density = spectrum.curve.x, spectrum.curve.value
-    edge = float(np.interp(SLOWER, np.cumsum(density) / np.sum(density), x))
+    edge = max(_edge(density_of_states(starts, element=z)) for z in np.unique(starts[0].numbers))
     seen = f"what frames {starts[0].spacing_fs:g} fs apart show ({spectrum.nyquist:.0f} cm⁻¹)"
     closer = "and the fastest mode cannot be told: sample frames closer together"
     if edge > 0.9 * spectrum.nyquist:
@@ -86,13 +87,18 @@ def upper_edge(spectrum: Spectrum, starts: Sequence[Trajectory]) -> float:
     return edge
 
 
+def _edge(spectrum: Spectrum) -> float:
+    density = spectrum.curve.value
+    return float(np.interp(SLOWER, np.cumsum(density) / np.sum(density), spectrum.curve.x))
+
+
 def _mean_square(starts: Sequence[Trajectory]) -> float:
     """⟨F²/m⟩/⟨p²/m⟩, the mean square wavenumber in cm⁻² of the density of states; 0 without forces."""
     forces = [t.forces for t in starts if t.forces is not None]
     if len(forces) < len(starts) or not all(np.isfinite(f).all() for f in forces):
         return 0.0
     push = sum(np.mean(np.sum(f**2, axis=-1) / t.masses) for f, t in zip(forces, starts, strict=True))
-    motion = sum(np.mean(2 * t.kinetic_energies) / t.n_atoms for t in starts)
+    motion = sum(np.mean(2 * t.inner_kinetic_energies) / t.n_atoms for t in starts)
     return float(push / motion) * (FS / (2 * math.pi * WAVENUMBER_FS)) ** 2
 
 

@@ -32,6 +32,13 @@ def equipartition(starts: Sequence[Trajectory]) -> Equipartition:
     )
 
 
+def mean_temperature(trajectory: Trajectory) -> float:
+    """K, of all atoms over all frames; 0 where nothing can move."""
+    if trajectory.n_atoms < 2:
+        return 0.0
+    return float(temperatures(trajectory)["all"].mean())
+
+
 def temperatures(trajectory: Trajectory) -> dict[str, np.ndarray]:
     """Kinetic temperature [T] in K of each species, and of "all".
 

@@ -45,8 +45,11 @@ class Spectrum:
     nyquist: float  # cm⁻¹
 
 
-def density_of_states(starts: Sequence[Trajectory], resolution: float = 15.0) -> Spectrum:
-    """Power spectrum of √m v, summed over atoms: each harmonic mode carries the same weight kT.
+def density_of_states(
+    starts: Sequence[Trajectory], resolution: float = 15.0, element: int | None = None
+) -> Spectrum:
+    """Power spectrum of √m v, summed over atoms, or those of one element (its atomic number): each harmonic
+    mode carries the same weight kT.
 
     Welch's method (IEEE Trans. Audio 15, 70 (1967)): Hann windows of 1/resolution (cm⁻¹), half overlapping,
     zero-padded twice. Frames are a stride h apart, so the spectrum ends at 1/(2h). Trajectories shorter than
@@ -60,6 +63,7 @@ def density_of_states(starts: Sequence[Trajectory], resolution: float = 15.0) ->
 
     def power(trajectory: Trajectory) -> np.ndarray:
         v = _weighted_velocities(trajectory)
+        v = v if element is None else v[:, trajectory.numbers == element]
         return np.stack(
             [
                 np.sum(

@@ -17,6 +17,7 @@ from symstride.measure.observables import (
     histogram,
     mean_square_amplitude,
     radial_distribution,
+    species_groups,
 )
 from symstride.measure.spectra import density_of_states, match_peaks, peaks
 from symstride.measure.statistics import Estimate, blocked_mean, combine
@@ -29,6 +30,7 @@ MIN_FRAMES = 8  # a start that fails sooner says nothing about observables
 BALANCE_BAR = 0.02  # of kT, for ⟨V − K⟩ per atom
 ANHARMONIC = 0.2  # of k ΔT, likewise
 AMPLITUDE_BAR = 0.02  # of ⟨u²⟩
+DIFFUSES = 1.4  # ⟨u²⟩ over that of half the time; 2 in a liquid
 PEAK_BAR = 0.02  # of the wavenumber
 
 
@@ -269,6 +271,9 @@ def _amplitudes(run: Starts, reference: Starts, temperature: float) -> list[dict
             for symbol in found[0]
         }
 
+    settled = [symbol for symbol in species_groups(run[0]) if not _diffuses(symbol, run, reference)]
+    if not settled:
+        return []
     own, expected = scaled(run), scaled(reference)
     return [
         _comparison(
@@ -278,8 +283,18 @@ def _amplitudes(run: Starts, reference: Starts, temperature: float) -> list[dict
             expected[symbol],
             AMPLITUDE_BAR * expected[symbol].value,
         )
-        for symbol in own
+        for symbol in settled
     ]
+
+
+def _diffuses(symbol: str, *groups: Starts) -> bool:
+    """Whether ⟨u²⟩ of half the time is much less than that of all: such atoms have no mean position."""
+    for starts in groups:
+        halves = [frames(t, slice(len(t.times) // 2)) for t in starts]
+        half, whole = (mean_square_amplitude(x)[symbol].value for x in (halves, starts))
+        if whole > DIFFUSES * half:
+            return True
+    return False
 
 
 def _balance(run: Starts, reference: Starts) -> list[dict[str, Any]]:

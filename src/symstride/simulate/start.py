@@ -14,6 +14,7 @@ from symstride.data.config import StructureConfig
 from symstride.data.reference import NEAR_MINIMUM, build_structure
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError, DataError
+from symstride.measure.equipartition import mean_temperature
 from symstride.units import KB
 
 H5MD = (".h5", ".hdf5", ".h5md")
@@ -106,8 +107,7 @@ def _read(path: Path, frame: int) -> tuple[Trajectory, float]:
         t = h5md.read(path)
         if not -len(t.times) <= frame < len(t.times):
             raise ConfigError(f"frame: {path} has frames 0 to {len(t.times) - 1}, not {frame}")
-        kinetic = 2 * t.kinetic_energies.mean() / max(3 * t.n_atoms - 3, 1) / KB
-        temperature = float(t.info.get("temperature_K") or kinetic)
+        temperature = float(t.info.get("temperature_K") or mean_temperature(t))
         q, p = t.positions[frame], t.momenta[frame]
         numbers, masses, cell, pbc = t.numbers, t.masses, t.cell_at(frame), t.pbc
     else:
@@ -123,9 +123,8 @@ def _frame_of(atoms: Atoms, where: str) -> tuple[Trajectory, float]:
     """The atoms as they are, and the temperature (K) of their momenta."""
     q, p, masses, pbc = atoms.get_positions(), atoms.get_momenta(), atoms.get_masses(), atoms.get_pbc()
     cell = np.where(pbc[:, None], atoms.cell.array, 0.0)
-    temperature = float(np.sum(p**2 / masses[:, None])) / max(3 * len(q) - 3, 1) / KB
     one = Trajectory(atoms.get_atomic_numbers(), masses, cell, pbc, np.zeros(1), q[None], p[None])
-    return check_trajectory(one, where), temperature
+    return check_trajectory(one, where), mean_temperature(one)
 
 
 def draw_momenta(start: Start, temperature: float, seed: int, forces: np.ndarray) -> np.ndarray:

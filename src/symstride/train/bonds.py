@@ -55,6 +55,19 @@ def fit_bonds(trajectories: Sequence[Trajectory]) -> ForceField | None:
     return fitted if fitted.bonds else None
 
 
+def check_bonds(trajectories: Sequence[Trajectory], known: ForceField | None = None) -> None:
+    """Raises DataError where a bond keeps its length, or jumps to another image, as `fit_bonds` does. A
+    SymstrideWarning says where bonds break whose terms are `known` already."""
+    told: dict[str, str] = {}
+    for t in trajectories:
+        topology = perceive(t.numbers, t.positions[0], t.cell, t.pbc, t.info.get("path", "data"))
+        if topology.bonds.size:
+            told |= _check(t, topology)
+    terms = {*known.bonds, *known.angles} if known else set()
+    if broken := [why for kind, why in told.items() if kind in terms]:
+        _warn("bonds: " + "; ".join(broken) + "; the terms stay, and kicks have to learn what they lack")
+
+
 def _warn(message: str) -> None:
     warnings.warn(message, SymstrideWarning, stacklevel=3)
 

@@ -19,8 +19,10 @@ from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError, SymstrideError, SymstrideWarning
 from symstride.measure.advice import Advice
 from symstride.measure.caustic import Limit, Reach, in_stride, limit
+from symstride.measure.equipartition import mean_temperature
 from symstride.model import Model, build_map, flight, save_model
 from symstride.neighbors import Slots
+from symstride.train.bonds import check_bonds
 from symstride.train.checkpoint import Checkpoint, State
 from symstride.train.config import TrainConfig
 from symstride.train.devices import Devices, leading
@@ -59,6 +61,8 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
     else:
         scales, elements = start.scales, start.elements
         dressing, known, bonded = start.dressing, start.config, start.bonded
+    if start is not None or not known.bonded:  # or else that was looked at
+        check_bonds(split.training, bonded)
     config = config.model_copy(update={"map": known})
     long_range = dressing.long_range if dressing else config.map.long_range(elements)
     system = elements, config.map.network.cutoff, bonded, long_range
@@ -218,7 +222,7 @@ def _longest(trajectories: list[Trajectory]) -> list[Trajectory]:
 def _provenance(config: TrainConfig, split: Split, state: State) -> dict:
     trajectories = split.training
     volumes = [abs(float(np.linalg.det(t.cell))) / t.n_atoms for t in trajectories if t.pbc.all()]
-    temperatures = [2 * t.kinetic_energies.mean() / max(3 * t.n_atoms - 3, 1) / KB for t in trajectories]
+    temperatures = [mean_temperature(t) for t in trajectories]
     return {
         "symstride": __version__,
         "jax": jax.__version__,
