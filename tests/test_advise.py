@@ -19,6 +19,7 @@ from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError, SymstrideWarning
 from symstride.hamiltonians.stiff_fput import StiffFPUT
 from symstride.measure.advice import MAPS, ROUGHNESS, Absorption, Advice, absorption
+from symstride.measure.observables import frames
 from symstride.measure.spectra import density_of_states
 from symstride.phase import Phase
 from symstride.train.config import TrainConfig
@@ -205,6 +206,8 @@ def test_frames_too_far_apart_end_the_command(tmp_path):
 def test_trajectories_must_fit_each_other(water, metal):
     with pytest.raises(DataError, match=r"\[80, 108\] atoms with frames \[1.0, 4.0\] fs apart"):
         Advice.of([water[0], metal[0]])
+    with pytest.raises(DataError, match="needs trajectories, not single frames"):
+        Advice.of([frames(water[0], slice(1))])
 
 
 def said(trajectories: list[Trajectory], **settings: Any) -> list[str]:

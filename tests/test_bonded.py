@@ -30,7 +30,7 @@ from symstride.measure.structure import reversal_error, symplectic_defect, therm
 from symstride.model import MapConfig, Model, Scales, build_map, flight, load_model, save_model
 from symstride.phase import Particles, Phase, bodies
 from symstride.simulate.plan import simulation_of
-from symstride.train.bonds import fit_bonds
+from symstride.train.bonds import check_bonds, fit_bonds
 from symstride.train.config import TrainConfig
 from symstride.train.dressing import find_bonds
 from symstride.train.loop import train
@@ -269,6 +269,21 @@ def test_constrained_bonds_are_refused():
     moved = np.asarray(z.q) + np.arange(5)[:, None, None] * 0.1
     with pytest.raises(DataError, match=r"bond O 0–H 1 keeps its length.*rigidWater=False, constraints=None"):
         fit_bonds([trajectory(numbers, moved, np.eye(3) * system.box, True)])
+
+
+def test_all_data_are_looked_at_for_constraints_and_known_bonds_that_break():
+    """Also where drifts are free, or bonds were fitted before."""
+    numbers, system, z = waters(8)
+    cell = np.eye(3) * system.box
+    rigid = np.asarray(z.q) + np.arange(5)[:, None, None] * 0.1
+    with pytest.raises(DataError, match="keeps its length"):
+        check_bonds([trajectory(numbers, rigid, cell, True)])
+    q = shaken(z.q)
+    with warnings.catch_warnings(action="error"):
+        check_bonds([trajectory(numbers, q, cell, True)], SPC)
+    q[7:, 4] += [0.0, 0.0, 1.2]
+    with pytest.warns(SymstrideWarning, match=r"bond O 3–H 4 breaks in .*, frame 7.*the terms stay"):
+        check_bonds([trajectory(numbers, q, cell, True)], SPC)
 
 
 def test_wrapped_positions_are_told():

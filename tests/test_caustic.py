@@ -47,6 +47,13 @@ def test_the_fastest_mode_is_found_within_the_resolution(wavenumbers):
     assert found == pytest.approx(max(wavenumbers), rel=0.03, abs=20)
 
 
+def test_a_few_hydrogens_among_many_heavy_atoms_are_seen():
+    """One mode in 150."""
+    data = oscillators([*np.linspace(50, 300, 149), 3700.0], frames=2000)
+    numbers = np.where(np.arange(300) < 298, 78, 1)
+    assert fastest_mode([replace(data, numbers=numbers)]) == pytest.approx(3700, rel=0.03)
+
+
 def test_theta_and_the_warning():
     data = [oscillators([1000.0, 3600.0])]
     near = reach(data, 4.5, "s3")

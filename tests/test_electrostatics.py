@@ -25,9 +25,11 @@ from symstride.simulate.plan import simulation_of
 from symstride.simulate.start import Start
 from symstride.train.config import TrainConfig
 from symstride.train.loop import train
-from symstride.units import COULOMB, FS
+from symstride.units import FS
 
 jax.config.update("jax_enable_x64", True)
+
+COULOMB = 14.399645  # eV Å/e²
 
 NETWORK = NetworkConfig(cutoff=3.0, nearest=0.8, radial=3, channels=2, products=2, hidden=4)
 CHARGES = {"Na": 1.0, "Cl": -1.0}

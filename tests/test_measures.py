@@ -1,5 +1,7 @@
 """Measures against systems whose answers are known in closed form."""
 
+from dataclasses import replace
+
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -8,7 +10,7 @@ import pytest
 from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError
 from symstride.measure.drift import energy_drift, first_overlap, stable_time, white_noise_estimate
-from symstride.measure.equipartition import equipartition, temperatures
+from symstride.measure.equipartition import equipartition, mean_temperature, temperatures
 from symstride.measure.observables import (
     Curve,
     deviation,
@@ -129,6 +131,20 @@ def test_light_and_heavy_atoms_have_one_temperature(periodic):
         assert abs(estimate.value - 300) < 4 * estimate.stderr
     for excess in found.excess.values():
         assert abs(excess.value) < 4 * excess.stderr
+
+
+def test_the_temperature_of_a_molecule_that_does_not_turn():
+    """As samples have it: not that of 3N − 3 degrees of freedom, of which three are still."""
+    rng = np.random.default_rng(3)
+    q, p = rng.normal(size=(1, 4, 3)), rng.normal(size=(5000, 4, 3)) * np.sqrt(KB * 300)
+    p -= p.mean(1, keepdims=True)
+    q = np.broadcast_to(q - q.mean(1), p.shape)
+    inertia = np.sum(q[0] ** 2) * np.eye(3) - q[0].T @ q[0]
+    still = p - np.cross(np.linalg.solve(inertia, np.cross(q, p).sum(1).T).T[:, None], q)
+    for momenta in (p, still):
+        assert mean_temperature(trajectory([1] * 4, q, momenta, masses=np.ones(4))) == pytest.approx(
+            300, rel=0.03
+        )
 
 
 def test_degrees_of_freedom_of_a_linear_molecule():
@@ -356,6 +372,17 @@ def test_a_summary_of_an_exact_run():
     assert "⟨V − K⟩" in names
     assert plots.energies_mev is not None
     assert plots.energies_mev.shape == (4, 400)
+
+
+def test_atoms_that_diffuse_have_no_amplitude_to_compare():
+    def wandering(t: Trajectory, seed: int) -> Trajectory:
+        steps = 0.05 * np.random.default_rng(seed).normal(size=t.positions.shape)
+        return replace(t, positions=t.positions + np.cumsum(steps, axis=0))
+
+    for moved, compared in ((lambda t, _: t, True), (wandering, False)):
+        run, reference = ([moved(solid(s + n, 8.0, 400), n) for n in range(4)] for s in (0, 9))
+        sections, _ = summarise(run, reference, temperature=300, stride_fs=8.0)
+        assert any("⟨u²⟩" in found["name"] for found in sections["comparisons"]) == compared
 
 
 def test_a_start_that_fails_is_used_up_to_its_failure():

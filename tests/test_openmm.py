@@ -184,6 +184,14 @@ def test_bad_arguments(tmp_path, change, says):
         calculator_of(system)
 
 
+def test_a_force_field_that_sees_no_images_is_refused_where_there_are_some(tmp_path):
+    system = flexible(tmp_path, 2, periodic=True)
+    for name in ("nonbondedMethod", "nonbondedCutoff", "switchDistance", "ewaldErrorTolerance"):
+        del system["calculator"]["arguments"][name]
+    with pytest.raises(ConfigError, match="sees no periodic images, the structure has them"):
+        sample(config(tmp_path, system))
+
+
 def test_changed_topology_is_refused(tmp_path):
     cfg = config(tmp_path, flexible(tmp_path, 1, periodic=False), length_ps=0.001, thermalize_ps=0)
     sample(cfg)
