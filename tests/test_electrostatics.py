@@ -29,7 +29,7 @@ from symstride.units import FS
 
 jax.config.update("jax_enable_x64", True)
 
-COULOMB = 14.399645  # eV Å/e²
+COULOMB = 14.399645351950548  # eV Å/e², CODATA 2014
 
 NETWORK = NetworkConfig(cutoff=3.0, nearest=0.8, radial=3, channels=2, products=2, hidden=4)
 CHARGES = {"Na": 1.0, "Cl": -1.0}
