@@ -114,8 +114,8 @@ def drift(r: dict) -> str:
 
 
 def errors(rows: Iterable[dict]) -> str:
-    found = [100 * r["momentum_error"] for r in rows]
-    return f"{min(found):.2f} – {max(found):.2f}" if found else ""
+    found = sorted((100 * r["momentum_error"], r["system"]) for r in rows)
+    return f"{found[0][0]:.2f} – {found[-1][0]:.2f} ({found[-1][1]})" if found else ""
 
 
 def draw(rows: list[dict]) -> None:

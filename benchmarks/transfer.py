@@ -67,7 +67,8 @@ def main() -> None:
             for stride in study.strides:
                 path = work / f"row-{model}-{condition.name}-{stride:g}.json"
                 found = kept(path, lambda m=model, c=condition, h=stride: row(study, m, c, h, work, given.ps))
-                rows.append(found | {"seen": condition.name in trained_on})
+                seen = condition.name in trained_on and stride in study.maps[model]["strides_fs"]
+                rows.append(found | {"seen": seen})
                 print_row(rows[-1])
     write(RESULTS / f"transfer-{given.name}.json", rows)
     draw(rows).savefig(RESULTS / f"transfer-{given.name}.png", dpi=150)

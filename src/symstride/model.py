@@ -155,9 +155,9 @@ class MapConfig(Config):
 
 
 class Validation(BaseModel):
-    """Errors of a stride on held-out data, by stride (fs) and kind."""
+    """Errors of a stride on held-out data, by stride (fs) and kind; NaN where strides are too long."""
 
-    strides_fs: dict[float, dict[str, FiniteFloat]] = {}
+    strides_fs: dict[float, dict[str, float]] = {}
 
 
 class Recipe(BaseModel):
