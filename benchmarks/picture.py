@@ -97,7 +97,7 @@ def summary(study: str, results: dict) -> Iterator[dict[str, str]]:
         mine = [r for r in rows if (r["model"], r["stride_fs"]) == (model, stride)]
         sound = [r for r in mine if not r["failed"] and r.get("drift_mev_per_atom_per_ps") is not None]
         worst = max(sound, key=lambda r: abs(r["drift_mev_per_atom_per_ps"]), default=None)
-        failed = [r["system"] for r in mine if r["failed"]]
+        failed = [r["system"] for r in mine if r["failed"] or "unmeasured" in r]
         yield {
             "": study,
             "model of": model,
@@ -115,7 +115,9 @@ def drift(r: dict) -> str:
 
 def errors(rows: Iterable[dict]) -> str:
     found = sorted((100 * r["momentum_error"], r["system"]) for r in rows)
-    return f"{found[0][0]:.2f} – {found[-1][0]:.2f} ({found[-1][1]})" if found else ""
+    if len(found) < 2:
+        return "".join(f"{error:.2f}" for error, _ in found)
+    return f"{found[0][0]:.2f} – {found[-1][0]:.2f} ({found[-1][1]})"
 
 
 def draw(rows: list[dict]) -> None:
