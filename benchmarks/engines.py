@@ -22,7 +22,7 @@ from rows import write
 
 RESULTS = Path(__file__).parent / "results" / "engines.json"
 SKIN = 2.0  # Å, the default of a run
-BLOCK, ROUNDS = 8, 40
+BLOCK, ROUNDS = 40, 12  # a run of LAMMPS has a setup of its own
 WARM = 60  # strides that compile everything and thermalise
 COMPARED = 10  # strides of the trajectories compared
 
