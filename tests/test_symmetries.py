@@ -19,31 +19,24 @@ H = jnp.asarray(8 * FS)
 SLOTS = Slots(160, 96)  # enough for all examples, so that one program serves them
 
 
-KINDS = {  # a map, the size of its forces, and how far rounding and its solve take it
-    "explicit, float32": ({"kind": "explicit", "precision": "float32"}, 0.05, 1e-4),
-    "explicit": ({"kind": "explicit"}, 0.05, 1e-12),
-    "s3": ({"kind": "s3", "tolerance": 1e-12}, 0.002, 1e-9),
-}
-
-
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=[("float32", 1e-5), ("float64", 1e-12)], ids=lambda p: p[0])
 def stride(request):
     """A stride, the areas ω(Mu, Mv) of its tangents, and the tolerance: of the largest kick."""
-    changes, energy, tolerance = KINDS[request.param]
-    plain = {"strides_fs": (8.0,), "precision": "float64", "network": NetworkConfig(**SIZES)}
-    config = MapConfig(**plain | changes)
-    scales = Scales(energy=energy, length=0.3, stride_unit=0.1, temperature=300.0)
+    precision, tolerance = request.param
+    config = MapConfig(
+        kind="explicit", strides_fs=(8.0,), precision=precision, network=NetworkConfig(**SIZES)
+    )
+    scales = Scales(energy=0.05, length=0.3, stride_unit=0.1, temperature=300.0)
     map = build_map(config, scales, (13, 29), jax.random.key(2))
 
     @jax.jit
     def taken(q, p, particles, u, v):
         def step(q, p):
-            z, status = map(Phase(q, p), H, particles)
-            return (z.q, z.p), status.converged
+            z, _ = map(Phase(q, p), H, particles)
+            return z.q, z.p
 
-        end, one, solved = jax.jvp(step, (q, p), u, has_aux=True)
-        _, other, _ = jax.jvp(step, (q, p), v, has_aux=True)
-        end = [jnp.where(solved.all(), x, jnp.nan) for x in end]
+        end, one = jax.jvp(step, (q, p), u)
+        _, other = jax.jvp(step, (q, p), v)
         return *end, jnp.sum(one[0] * other[1] - one[1] * other[0])
 
     def stride(atoms: Atoms, q, p, u=None, v=None):
@@ -70,7 +63,7 @@ def test_symmetries_and_structure(stride, seed):
     end_q, end_p, area = stride(atoms, q, p, u, v)
 
     kick = np.abs((end_p - p) / thermal).max()
-    assert kick > 3e-5  # forces are felt
+    assert kick > 1e-3  # forces are felt
     tolerance = rounding * (10 + 10 * kick)
 
     def same(found, wanted_q, wanted_p):

@@ -33,10 +33,9 @@ class StrideDynamics(MolecularDynamics):
 
     Positions, momenta and the cell may be changed between steps, other atoms need a new object. Of the
     constraints `FixCom` alone is kept: it takes the total momentum away, no map brings one back, and where a
-    barostat scales the cell the centre of mass stays. A
-    calculator is not needed; with one, whoever asks for energies gets them: `logfile`, which has nan in their
-    place otherwise, or `Trajectory(…, properties=["energy"])`. A frame of `trajectory` has them if the logger
-    asked there.
+    barostat scales the cell the centre of mass stays. A calculator is not needed; with one, whoever asks for
+    energies gets them: `logfile`, which has nan in their place otherwise, or `Trajectory(…,
+    properties=["energy"])`. A frame of `trajectory` has them if the logger asked there.
 
     **Arguments:** `model` is one, or the path of one; `timestep` the stride in ASE's unit of time, None the
     model's longest; `keywords` are those of `ase.md.md.MolecularDynamics`. What the model was not trained for
