@@ -90,9 +90,10 @@ class Study:
         paths = sample(SampleConfig.model_validate(configuration | changes))
         return [h5md.read(path) for path in paths]
 
-    def canonical(self, starts, ps: float, frame_fs: float):
+    def canonical(self, starts, ps: float, frame_fs: float, friction_ps: float = 0.1):
         """Langevin dynamics in steps of 0.5 fs on the true forces, from these starts."""
-        return canonical(self.calculator(), starts, self.temperature, ps, 0.5, frame_fs, self.work)
+        settings = (self.temperature, ps, 0.5, frame_fs, self.work, friction_ps)
+        return canonical(self.calculator(), starts, *settings)
 
     def errors(self, reference, stride: float, steps, outer) -> list[dict]:
         """Rows of one stride: on the true forces with these `steps` of velocity Verlet and `outer` steps of
@@ -157,9 +158,19 @@ class Study:
     def langevin(self, seed: int):
         """A Langevin bath of 1 ps."""
         from symstride.maps.thermostat import Langevin
+
+        return self._bath(Langevin, seed)
+
+    def csvr(self, seed: int):
+        """Stochastic velocity rescaling of 1 ps."""
+        from symstride.maps.thermostat import VelocityRescaling
+
+        return self._bath(VelocityRescaling, seed)
+
+    def _bath(self, kind, seed: int):
         from symstride.units import FS, KB
 
-        return lambda map: Langevin(map, KB * self.temperature, 1000 * FS, seed)
+        return lambda map: kind(map, KB * self.temperature, 1000 * FS, seed)
 
     def wall(self, name: str | None, start, stride: float, replicas: int = 1, strides: int = 40) -> float:
         """Seconds a picosecond of one replica: the median of five stretches."""

@@ -1,7 +1,9 @@
 """What benchmarks share: runs of a model from given starts, their measures, their tables."""
 
 import json
+from collections.abc import Callable
 from dataclasses import replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -73,14 +75,24 @@ def with_energies(runs, calculator, every_fs: float):
     ]
 
 
-def canonical(calculator, starts, kelvin: float, ps: float, step_fs: float, frame_fs: float, folder: Path):
+def canonical(
+    calculator,
+    starts,
+    kelvin: float,
+    ps: float,
+    step_fs: float,
+    frame_fs: float,
+    folder: Path,
+    friction_ps: float = 0.1,
+):
     """Langevin dynamics on true forces from the first frame of each of `starts`, its momenta forgotten within
-    0.1 ps; kept in `folder`."""
+    `friction_ps`; kept in `folder`."""
     import numpy as np
     from ase import Atoms
 
     from symstride.data import h5md
     from symstride.data.dynamics import make_dynamics
+    from symstride.units import FS
 
     found = []
     for k, start in enumerate(starts):
@@ -91,7 +103,7 @@ def canonical(calculator, starts, kelvin: float, ps: float, step_fs: float, fram
             atoms.set_momenta(start.momenta[0])
             atoms.calc = calculator
             dynamics, frames = make_dynamics(atoms, step_fs), []
-            move = dynamics.langevin(kelvin, np.random.default_rng([k, 1]))
+            move = dynamics.langevin(kelvin, np.random.default_rng([k, 1]), 1 / (1000 * friction_ps * FS))
             for _ in range(round(1000 * ps / frame_fs)):
                 move(round(frame_fs / step_fs))
                 energy, forces = dynamics.read()
@@ -163,6 +175,22 @@ def kept(path: Path, make) -> Any:
     if not path.exists():
         path.write_text(json.dumps(make(), default=float))
     return json.loads(path.read_text())
+
+
+def staged(path: Path, work: Path, stages: dict[str, Callable[[], list[dict]]], chosen: list[str]) -> None:
+    """Makes the rows of the `chosen` stages, of all if none is named, and writes them to `path` beside those
+    that it has of others; after each, as all of them may take hours."""
+    import jax
+
+    before = json.loads(path.read_text())["rows"] if path.exists() else []
+    rows = {name: [r for r in before if r["stage"] == name] for name in stages}
+    for name in chosen or stages:
+        found = kept(work / f"{name}.json", stages[name])
+        rows[name] = [{"stage": name, "date": date.today().isoformat()} | r for r in found]
+        write(path, [r for stage in rows.values() for r in stage])
+        for row in rows[name]:
+            print_row(row)
+        jax.clear_caches()  # thousands of programs exhaust the memory maps
 
 
 def print_row(r: dict) -> None:

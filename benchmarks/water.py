@@ -1,11 +1,12 @@
 """Flexible water (SPC/Fw in OpenMM, PME, 64 molecules, 300 K): a learned map with bonded drifts, and velocity
 Verlet and r-RESPA on the reference's own forces and on potentials of the same network.
 
-    python benchmarks/water.py [--work DIR] [--ps 50] [--starts 20]
+    python benchmarks/water.py [STAGE …] [--work DIR] [--ps 50] [--starts 20]
 
-Errors of one stride are all measured from the same frames, not trained on. Runs at constant energy and in a
-Langevin bath of 1 ps begin from frames of the reference's own runs. Heavy water is moved by the same model.
-Writes benchmarks/results/water.json. Each stage is kept in DIR and not repeated.
+Errors of one stride are all measured from the same frames, not trained on. Runs at constant energy and in
+baths of 1 ps (Langevin, CSVR) begin from frames of as many trajectories of the reference; those in a bath are
+judged by true dynamics in such a bath. Heavy water is moved by the same model. Writes
+benchmarks/results/water.json, of all stages or of those named. Each stage is kept in DIR and not repeated.
 """
 
 import argparse
@@ -15,13 +16,15 @@ from pathlib import Path
 import numpy as np
 
 from hydrogen import Study, spread
-from rows import kept, print_row, write
+from rows import staged
 
 RESULTS = Path(__file__).parent / "results" / "water.json"
 STRIDES = (4.0, 6.0)  # fs
 VERLET = (0.25, 0.5, 1.0, 2.0)  # fs
 RESPA = (1.0, 2.0, 3.0, 4.0, 6.0)
-REFERENCE = (4, 20.0)  # trajectories, ps
+REFERENCE = (20, 10.0)  # trajectories, ps
+BATH_PS = 1.0
+FEW = 4  # starts
 SPECTRUM_PS, FRAME_FS = 20.0, 48.0
 DEUTERIUM, HEAVY_PS = {"H": 2.014}, 20.0  # u
 LAG = 2000.0  # fs, from which on oxygen diffuses
@@ -41,12 +44,11 @@ STUDY = Study(
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("stages", nargs="*", metavar="STAGE", help="such as errors-4, nve-6, walls")
     arguments.add_argument("--work", type=Path, default=STUDY.work)
     arguments.add_argument("--ps", type=float, default=50.0)
     arguments.add_argument("--starts", type=int, default=20)
     given = arguments.parse_args()
-    import jax
-
     study = replace(STUDY, work=given.work)
     longer = replace(study, explicit="explicit-8", strides=(8.0,), schedule=STUDY.schedule | {"steps": 4000})
     heavy = replace(study, title="64 D2O SPC/Fw 300 K")
@@ -54,7 +56,7 @@ def main() -> None:
     stages = {f"errors-{h:g}": lambda h=h: study.errors(reference, h, VERLET, RESPA) for h in STRIDES}
 
     def runs(h: float) -> None:
-        for name, bath in (("nve", None), ("langevin", study.langevin)):
+        for name, bath in (("nve", None), ("langevin", study.langevin), ("csvr", study.csvr)):
             stages[f"{name}-{h:g}"] = lambda h=h, n=name, b=bath: [run(study, n, h, reference, given, b)]
 
     runs(6.0)
@@ -64,21 +66,20 @@ def main() -> None:
     stages["errors-8"] = lambda: longer.errors(reference, 8.0, VERLET, RESPA)
     stages["walls"] = lambda: walls([study, longer], reference[0])
     runs(4.0)
-    rows = []
-    for name, make in stages.items():  # written as it goes: all of it takes hours
-        rows += kept(given.work / f"{name}.json", make)
-        write(RESULTS, rows)
-        jax.clear_caches()  # thousands of programs exhaust the memory maps
-    for row in rows:
-        print_row(row)
+    if unknown := set(given.stages) - set(stages):
+        arguments.error(f"{', '.join(sorted(unknown))}: not among the stages {', '.join(stages)}")
+    staged(RESULTS, given.work, stages, given.stages)
 
 
 def run(study: Study, name: str, stride: float, reference, given, bath) -> dict:
     """A row of many long runs; at constant energy the spectrum is that of a few with every frame kept."""
-    runs = study.runs(name, stride, spread(reference, given.starts), given.ps, FRAME_FS, bath)
-    row = study.run_row(f"explicit-{name}", stride, runs, reference) | diffusion(runs, reference)
+    starts = spread(reference, given.starts)
+    runs = study.runs(name, stride, starts, given.ps, FRAME_FS, bath)
+    canonical = reference if bath is None else study.canonical(starts, REFERENCE[1], FRAME_FS, BATH_PS)
+    row = study.run_row(f"explicit-{name}", stride, runs, canonical)
+    row |= diffusion(runs, canonical if name == "langevin" else reference)  # which Langevin's friction slows
     if bath is None:
-        few = study.runs("spectrum", stride, spread(reference, len(reference)), SPECTRUM_PS, stride)
+        few = study.runs("spectrum", stride, spread(reference[:FEW], FEW), SPECTRUM_PS, stride)
         row["spectrum"] = study.run_row("spectrum", stride, few, reference).get("comparisons")
     return row
 
@@ -87,7 +88,7 @@ def heavy_rows(study: Study, stride: float) -> list[dict]:
     """Errors and runs at constant energy of a model that has seen no deuterium."""
     reference = study.reference(*REFERENCE, masses=DEUTERIUM)
     rows = study.errors(reference, stride, VERLET, RESPA)
-    runs = study.runs("heavy", stride, spread(reference, len(reference)), HEAVY_PS, FRAME_FS)
+    runs = study.runs("heavy", stride, spread(reference[:FEW], FEW), HEAVY_PS, FRAME_FS)
     return [*rows, study.run_row("explicit-nve", stride, runs, reference)]
 
 

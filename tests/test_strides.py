@@ -14,6 +14,7 @@ from symstride.hamiltonians import water
 from symstride.hamiltonians.forcefield import Bend, ForceField, Stretch
 from symstride.model import MapConfig, Model, NetworkConfig, Scales, build_map
 from symstride.phase import Phase
+from symstride.simulate.parts import taken_apart
 from symstride.simulate.plan import simulation_of
 from symstride.simulate.start import Start
 from symstride.simulate.strides import Strides
@@ -145,3 +146,17 @@ def test_what_no_engine_can_run():
         Strides(model_of((13,), processor=NETWORK), aluminium())
     with pytest.raises(ConfigError, match="trained for 2 to 8 fs"):
         Strides(model_of((13,)), aluminium(), 16.0)
+
+
+def test_a_map_taken_apart_is_itself_and_the_same_program_for_others_alike():
+    map, other, s3 = (model_of((13,), kind=k).map for k in ("explicit", "explicit", "s3"))
+    structure, arrays = taken_apart(map)
+    whole = structure.with_arrays(arrays)
+    assert jax.tree.structure(whole) == jax.tree.structure(map)
+    assert all(a is b for a, b in zip(jax.tree.leaves(whole), jax.tree.leaves(map), strict=True))
+    again, unlike = taken_apart(other)[0], taken_apart(s3)[0]
+    assert structure == again
+    assert hash(structure) == hash(again)
+    assert structure != unlike
+    softer = replace(map.kicks, energy=2 * map.kicks.energy)  # is no array, and so a part of the program
+    assert taken_apart(replace(map, kicks=softer))[0] != structure

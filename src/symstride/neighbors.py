@@ -95,8 +95,14 @@ class Neighbors(eqx.Module):
         )
 
     def excursion(self, q: Array) -> Array:
-        """The largest distance [Å] of an atom from where the list was built; 0 for a list of nobody, ∞ where
-        an atom has more neighbours within the cutoff than slots for them (positions of NaN do not count).
+        """The `departure`, or ∞ where an atom has more neighbours within the cutoff than slots for them."""
+        far = self.departure(q)
+        return jnp.where(jnp.any(self._crowded(self._near(q))), jnp.inf, far) if self._pruned else far
+
+    def departure(self, q: Array) -> Array:
+        """The largest distance [Å] of an atom from where the list was built; 0 for a list of nobody.
+
+        Positions of NaN do not count.
 
         In a space deformed by G since, s = ‖G⁻¹‖, a pair within the cutoff now, of atoms that are within d of
         where G took them, was within s (cutoff + 2d) then. The list has it if that is no more than the cutoff
@@ -107,8 +113,7 @@ class Neighbors(eqx.Module):
         far = jnp.sqrt(jnp.sum((q - self.origin) ** 2, axis=-1))
         if self.shrunk is not None:
             far = self.shrunk * far + (self.shrunk - 1) * self.cutoff / 2
-        far = jnp.nanmax(far, initial=0.0)
-        return jnp.where(jnp.any(self._crowded(self._near(q))), jnp.inf, far) if self._pruned else far
+        return jnp.nanmax(far, initial=0.0)
 
     def _crowded(self, near: Array) -> Array:
         return jnp.sum(near, axis=1) > self.close

@@ -23,7 +23,7 @@ class Dynamics(Protocol):
 
     stretch: int  # steps to move at a time, between two questions whether to stop
 
-    def langevin(self, temperature: float, rng: np.random.Generator) -> Move: ...
+    def langevin(self, temperature: float, rng: np.random.Generator, friction: float = FRICTION) -> Move: ...
 
     def verlet(self) -> Move: ...
 
@@ -47,9 +47,9 @@ class AseDynamics:
         self.atoms, self.timestep = atoms, timestep_fs * FS
         self.calculator: Any = atoms.calc
 
-    def langevin(self, temperature: float, rng: np.random.Generator) -> Move:
+    def langevin(self, temperature: float, rng: np.random.Generator, friction: float = FRICTION) -> Move:
         self._forget()
-        thermostat = {"temperature_K": temperature, "friction": FRICTION, "fixcm": False, "rng": rng}
+        thermostat = {"temperature_K": temperature, "friction": friction, "fixcm": False, "rng": rng}
         return _steps_of(Langevin(self.atoms, self.timestep, **thermostat))
 
     def verlet(self) -> Move:

@@ -136,7 +136,7 @@ class OpenMMDynamics:
         calculator.verlet.setStepSize(timestep_fs / 1000)
         self.calculator, self.atoms, self.timestep = calculator, atoms, timestep_fs * FS
 
-    def langevin(self, temperature: float, rng: np.random.Generator) -> Move:
+    def langevin(self, temperature: float, rng: np.random.Generator, friction: float = FRICTION) -> Move:
         verlet, atoms = self.verlet(), self.atoms
         noise = np.sqrt(KB * temperature * atoms.get_masses())[:, None]
         piece = max(1, round(REFRESH / self.timestep))
@@ -146,7 +146,7 @@ class OpenMMDynamics:
                 now = min(piece, steps - done)
                 verlet(now)
                 _, forces = self.read()
-                keep = np.exp(-FRICTION * now * self.timestep)
+                keep = np.exp(-friction * now * self.timestep)
                 fresh = np.sqrt(1 - keep**2) * noise * rng.standard_normal(forces.shape)
                 atoms.set_momenta(keep * atoms.get_momenta() + fresh)
                 self._start(forces)

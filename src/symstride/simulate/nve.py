@@ -1,6 +1,7 @@
 """Strides in a row, on the device."""
 
 from dataclasses import dataclass, replace
+from functools import cached_property, partial
 from typing import Any
 
 import equinox as eqx
@@ -21,6 +22,7 @@ from symstride.maps.substepping import Substepping
 from symstride.maps.thermostat import Bath
 from symstride.neighbors import NO_SLOTS, AnyArray, Neighbors, Slots, join, neighbor_list
 from symstride.phase import Particles, Phase, Status
+from symstride.simulate.parts import Structure, taken_apart
 from symstride.simulate.stretch import Failure, Frames, Last, Stretch, Tally
 from symstride.units import FS
 
@@ -79,6 +81,10 @@ class Simulation:
         known = Particles(species, masses, found, self.replicas, bonded, cells, waves)
         return jax.tree.map(jnp.asarray, known)
 
+    @cached_property
+    def _parts(self) -> tuple[Structure, list[AnyArray]]:
+        return taken_apart(self.map)
+
     def begin(self, z: Phase, particles: Particles) -> Any:
         """The memory at z, of a processed map's kernel."""
         return kernel_of(self.map).begin(z, jnp.asarray(self.h), particles)
@@ -123,14 +129,13 @@ class Simulation:
                 self.map, z, tally, jnp.asarray(self.h), particles, np.asarray(skin / 2)
             )
             failure = None if bool(last.accepted) else self._failure(last, 0, z, particles)
-        shapes = z.q.shape, z.q.shape, (self.replicas,), (self.replicas, 3, 3)
-        kept = Frames(*(np.zeros((frames + 1, *shape)) for shape in shapes))
-        h, target = jnp.asarray(self.h), np.asarray(strides)
+        kept = Frames.none(frames, z.q.shape, self.replicas) if frames else None
+        h, target = np.asarray(self.h), np.asarray(strides)
         at = np.asarray(begin), np.asarray(every or begin + strides + 1)
         while failure is None:
             slots = particles.neighbors.slots
             z, memory, tally, kept, last = _strides(
-                self.map, z, memory, tally, kept, h, particles, target, np.asarray(skin / 2), at
+                *self._parts, z, memory, tally, kept, h, particles, target, np.asarray(skin / 2), at
             )
             fresh, done = found and int(tally.strides) == done, int(tally.strides)
             found = True
@@ -150,6 +155,7 @@ class Simulation:
                 skin = self.skin
             particles = self.particles(z.q, slots, skin, memory)
         count = (begin + done) // every - begin // every if every else 0
+        kept = kept or Frames.none(0, z.q.shape, self.replicas)
         positions, momenta = np.asarray(kept.q)[:count], np.asarray(kept.p)[:count]
         heat = np.asarray(kept.heat)[:count] if isinstance(memory, Bath) else None
         cells = np.asarray(kept.cells)[:count] if isinstance(memory, Box) else None
@@ -233,13 +239,23 @@ def _leave(map: Map, due: Array, z: Phase, h: Array, particles: Particles) -> tu
     return jax.lax.cond(due, lambda z: map.leave(z, h, particles), lambda z: (z, none), z)
 
 
-@eqx.filter_jit
+@partial(jax.jit, static_argnums=0)
 def _strides(
-    map: Map, z: Phase, memory, tally: Tally, kept: Frames, h, particles: Particles, target, reach, at
+    structure: Structure,
+    arrays: list[AnyArray],
+    z: Phase,
+    memory,
+    tally: Tally,
+    kept: Frames | None,
+    h,
+    particles: Particles,
+    target,
+    reach,
+    at,
 ):
     """Strides until `target` are done or one is not acceptable and left undone."""
+    map = structure.with_arrays(arrays)
     begin, every = at
-    spare = kept.q.shape[0] - 1
 
     def go_on(carry):
         _, _, tally, _, last = carry
@@ -258,7 +274,9 @@ def _strides(
         z, memory, tally = jax.tree.map(
             lambda new, old: jnp.where(last.accepted, new, old), (z1, memory1, more), (z, memory, tally)
         )
-        slot = jnp.where(last.accepted & due, number // every - begin // every - 1, spare)
+        if kept is None:
+            return z, memory, tally, kept, last
+        slot = jnp.where(last.accepted & due, number // every - begin // every - 1, kept.q.shape[0] - 1)
         none = jnp.zeros(particles.replicas)
         heat = memory1.heat if isinstance(memory1, Bath) else none
         cells = memory1.cell if isinstance(memory1, Box) else jnp.zeros((*none.shape, 3, 3))

@@ -29,6 +29,12 @@ class Frames(eqx.Module):
     heat: AnyArray  # [F + 1, replicas]
     cells: AnyArray  # [F + 1, replicas, 3, 3]
 
+    @staticmethod
+    def none(frames: int, shape: tuple[int, ...], replicas: int) -> "Frames":
+        """Room for so many, of positions of this shape."""
+        shapes = shape, shape, (replicas,), (replicas, 3, 3)
+        return Frames(*(np.zeros((frames + 1, *shape)) for shape in shapes))
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -79,7 +85,7 @@ class Last(eqx.Module):
     def none(q: Array, particles: Particles) -> "Last":
         """Before the first stride."""
         zeros, no = jnp.zeros(particles.replicas), jnp.asarray(False)
-        return Last(~no, zeros.astype(bool), zeros, particles.neighbors.excursion(q), no)
+        return Last(~no, zeros.astype(bool), zeros, particles.neighbors.departure(q), no)
 
     @staticmethod
     def of(

@@ -65,6 +65,7 @@ class Strides:
         self._particles: Particles | None = None
         self._z = Phase(jnp.asarray(start.positions[0]), jnp.asarray(start.momenta[0]))
         self._left: np.ndarray | None = None  # positions as they were handed back
+        self._images = np.zeros_like(start.positions[0])  # by which they differ from those of the strides
 
     @property
     def heat(self) -> float:
@@ -74,7 +75,8 @@ class Strides:
     @property
     def cell(self) -> np.ndarray:
         """[3, 3] Å, as it is now."""
-        return np.array(self._memory.cell[0]) if isinstance(self._memory, Box) else self._simulation.cell
+        memory = self._memory
+        return np.array(memory.cell)[0] if isinstance(memory, Box) else self._simulation.cell
 
     def advance(
         self, positions: np.ndarray, momenta: np.ndarray, cell: np.ndarray, strides: int = 1
@@ -91,14 +93,13 @@ class Strides:
         done = self._simulation.stretch(self._z, self._memory, strides, particles=self._particles)
         if done.failure:
             raise done.failure.error
-        images = np.round((positions - np.asarray(self._z.q)) @ np.linalg.pinv(self.cell))
         self._z, self._memory, self._particles = done.z, done.memory, done.particles
         if done.outrun:
             self._particles = self._simulation.particles(done.z.q, done.slots, memory=done.memory)
         self.gradients += int(done.gradients[0])
         self.strides += strides
-        self._left = np.asarray(done.z.q) + images @ self.cell
-        return self._left.copy(), np.array(done.z.p)
+        self._left = left = np.asarray(done.z.q) + self._images @ self.cell
+        return left.copy(), np.array(done.z.p)
 
     def _adopt(self, positions: np.ndarray, momenta: np.ndarray, cell: np.ndarray) -> None:
         """Takes the system as it is now, with whatever of the last stride still holds."""
@@ -108,8 +109,8 @@ class Strides:
             self._z = Phase(self._z.q, jnp.asarray(momenta))
             return
         periods = np.linalg.pinv(self.cell)
-        moved = positions @ np.linalg.pinv(cell) - np.asarray(self._z.q) @ periods
-        self._z = Phase(jnp.asarray(positions - np.round(moved) @ cell), jnp.asarray(momenta))
+        self._images = np.round(positions @ np.linalg.pinv(cell) - np.asarray(self._z.q) @ periods)
+        self._z = Phase(jnp.asarray(positions - self._images @ cell), jnp.asarray(momenta))
         if not same_cell:
             strain = np.linalg.pinv(self._simulation.cell) @ cell
             bonded = self._simulation.bonded and self._simulation.bonded.deformed(strain)
