@@ -13,6 +13,9 @@ from systems import make
 
 SKIN = 2.0  # Å
 POINTS = 32  # frames that errors of one stride are measured from
+FEW, SPECTRUM_PS = 4, 20.0  # runs of which every frame is kept, for the spectrum
+BATH_PS = 1.0
+LAG = 2000.0  # fs, from which on oxygen diffuses
 
 
 @dataclass(frozen=True)
@@ -92,7 +95,7 @@ class Study:
 
     def canonical(self, starts, ps: float, frame_fs: float, friction_ps: float = 0.1):
         """Langevin dynamics in steps of 0.5 fs on the true forces, from these starts."""
-        settings = (self.temperature, ps, 0.5, frame_fs, self.work, friction_ps)
+        settings = (self.temperature, ps, 0.5, frame_fs, self.work / f"bath-{friction_ps:g}", friction_ps)
         return canonical(self.calculator(), starts, *settings)
 
     def errors(self, reference, stride: float, steps, outer) -> list[dict]:
@@ -144,6 +147,21 @@ class Study:
             print(path, found[-1].times[-1] / 1000, found[-1].info["failed"], flush=True)
         return found
 
+    def row(self, name: str, stride: float, reference, starts: int, ps: float, frame_fs: float) -> dict:
+        """A row of many long runs from frames of the reference: `nve`, `langevin` or `csvr`. In a bath they
+        are judged by Langevin dynamics in one like it; at constant energy a few tell the spectrum."""
+        bath = {"nve": None, "langevin": self.langevin, "csvr": self.csvr}[name]
+        begun = spread(reference, starts)
+        runs = self.runs(name, stride, begun, ps, frame_fs, bath)
+        if bath is not None:
+            length = float(reference[0].times[-1] / 1000)
+            true = self.canonical(begun, length, frame_fs, BATH_PS)
+            slowed = true if name == "langevin" else reference  # diffusion is, by its friction
+            return self.run_row(f"explicit-{name}", stride, runs, true) | diffusion(runs, slowed)
+        few = self.runs("spectrum", stride, spread(reference[:FEW], FEW), SPECTRUM_PS, stride)
+        row = self.run_row(f"explicit-{name}", stride, runs, reference) | diffusion(runs, reference)
+        return row | {"spectrum": self.run_row("spectrum", stride, few, reference).get("comparisons")}
+
     def run_row(self, name: str, stride: float, runs, reference) -> dict:
         """All measures of runs whose starts may have ended at different times."""
         failures = np.array([t.times[-1] if t.info["failed"] else np.inf for t in runs])
@@ -156,13 +174,13 @@ class Study:
         return self._named({"method": name} | row)
 
     def langevin(self, seed: int):
-        """A Langevin bath of 1 ps."""
+        """A Langevin bath of `BATH_PS`."""
         from symstride.maps.thermostat import Langevin
 
         return self._bath(Langevin, seed)
 
     def csvr(self, seed: int):
-        """Stochastic velocity rescaling of 1 ps."""
+        """Stochastic velocity rescaling of `BATH_PS`."""
         from symstride.maps.thermostat import VelocityRescaling
 
         return self._bath(VelocityRescaling, seed)
@@ -170,7 +188,7 @@ class Study:
     def _bath(self, kind, seed: int):
         from symstride.units import FS, KB
 
-        return lambda map: kind(map, KB * self.temperature, 1000 * FS, seed)
+        return lambda map: kind(map, KB * self.temperature, 1000 * BATH_PS * FS, seed)
 
     def wall(self, name: str | None, start, stride: float, replicas: int = 1, strides: int = 40) -> float:
         """Seconds a picosecond of one replica: the median of five stretches."""
@@ -239,6 +257,24 @@ def spread(reference, count: int):
             k = n * len(t.times) // each
             starts.append(replace(t, positions=t.positions[k : k + 1], momenta=t.momenta[k : k + 1]))
     return starts[:count]
+
+
+def diffusion(runs, reference) -> dict:
+    """Of a liquid's oxygen, Å²/ps, from ⟨r²⟩ between one and two `LAG`s; runs that failed are left out."""
+    from symstride.measure.observables import mean_square_displacement
+
+    def slope(starts) -> tuple[float, float]:
+        found = np.array([_slope(mean_square_displacement([t], 2 * LAG)["O"]) for t in starts])
+        return float(found.mean()), float(found.std(ddof=1) / np.sqrt(len(found)))
+
+    sound = [t for t in runs if not t.info["failed"]]
+    if len(sound) < 2 or not reference[0].pbc.any():
+        return {}
+    return {"diffusion": slope(sound), "diffusion_reference": slope(reference)}
+
+
+def _slope(curve) -> float:
+    return 1000 * float(np.polyfit(curve.x[curve.x >= LAG], curve.value[curve.x >= LAG], 1)[0]) / 6
 
 
 def _filled(t, times):

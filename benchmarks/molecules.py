@@ -3,11 +3,11 @@
 A learned map with bonded drifts, and velocity Verlet and r-RESPA on the reference's own forces and on
 potentials of the same network.
 
-    python benchmarks/molecules.py NAME … [--work DIR] [--ps 20] [--starts 8]
+    python benchmarks/molecules.py NAME [STAGE …] [--work DIR] [--ps 20] [--starts 8]
 
 NAME: ethanol, paracetamol, dipeptide. Of the dipeptide also how its backbone's torsions are distributed, in a
-bath, beside Langevin dynamics at 0.5 fs on the true forces. Writes benchmarks/results/NAME.json; each stage
-is kept in DIR/NAME.
+bath, beside Langevin dynamics at 0.5 fs on the true forces from other starts. Writes
+benchmarks/results/NAME.json, of all stages or of those named; each stage is kept in DIR/NAME.
 """
 
 import argparse
@@ -18,13 +18,13 @@ from pathlib import Path
 import numpy as np
 
 from hydrogen import Study, spread
-from rows import kept, print_row, write
+from rows import staged
 
 RESULTS = Path(__file__).parent / "results"
 STRIDES = (4.0, 6.0)  # fs
 VERLET = (0.25, 0.5, 1.0, 2.0)  # fs
 RESPA = (1.0, 2.0, 3.0, 4.0, 6.0)
-REFERENCE = (4, 4.0)  # trajectories, ps
+REFERENCE = (8, 4.0)  # trajectories, ps
 FRAME_FS = 24.0
 TORSIONS = {"φ": (4, 6, 8, 14), "ψ": (6, 8, 14, 16)}  # atoms of the dipeptide
 TORSION_RUNS = (32, 50.0)  # starts, ps
@@ -48,39 +48,33 @@ TITLES = {
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
-    arguments.add_argument("names", nargs="+", choices=list(TITLES))
+    arguments.add_argument("name", choices=list(TITLES))
+    arguments.add_argument("stages", nargs="*", metavar="STAGE", help="such as errors-4, nve-6, walls")
     arguments.add_argument("--work", type=Path, default=STUDY.work)
     arguments.add_argument("--ps", type=float, default=20.0)
     arguments.add_argument("--starts", type=int, default=8)
     given = arguments.parse_args()
-    for name in given.names:
-        study = replace(STUDY, system=name, title=TITLES[name], work=given.work / name)
-        write(RESULTS / f"{name}.json", rows_of(study, given.ps, given.starts))
-
-
-def rows_of(study: Study, ps: float, starts: int) -> list[dict]:
+    name = given.name
+    study = replace(STUDY, system=name, title=TITLES[name], work=given.work / name)
     reference = study.reference(*REFERENCE)
-    rows = []
-    for stride in STRIDES:
-        for name, errors in (("errors", study.errors), ("rivals", study.rival_errors)):
-            path = study.work / f"{name}-{stride:g}.json"
-            rows += kept(path, lambda h=stride, e=errors: e(reference, h, VERLET, RESPA))
-    for stride in STRIDES:
-        for name, bath in (("nve", None), ("langevin", study.langevin)):
-            runs = study.runs(name, stride, spread(reference, starts), ps, FRAME_FS, bath)
-            rows.append(study.run_row(f"explicit-{name}", stride, runs, reference))
-    if study.system == "dipeptide":
-        rows += kept(
-            study.work / "torsions.json", lambda: torsions(study, spread(reference, TORSION_RUNS[0]))
-        )
-    rows += kept(study.work / "walls.json", lambda: walls(study, reference[0]))
-    for row in rows:
-        print_row(row)
-    return rows
+    stages = {}
+    for h in STRIDES:
+        stages[f"errors-{h:g}"] = lambda h=h: study.errors(reference, h, VERLET, RESPA)
+        stages[f"rivals-{h:g}"] = lambda h=h: study.rival_errors(reference, h, VERLET, RESPA)
+    stages["walls"] = lambda: walls(study, reference[0])
+    for h in STRIDES:
+        for bath in ("nve", "langevin"):
+            stages[f"{bath}-{h:g}"] = lambda h=h, n=bath: [
+                study.row(n, h, reference, given.starts, given.ps, FRAME_FS)
+            ]
+    if name == "dipeptide":
+        stages["torsions"] = lambda: torsions(study, spread(reference, 2 * TORSION_RUNS[0]))
+    staged(RESULTS / f"{name}.json", study.work, stages, given.stages)
 
 
 def torsions(study: Study, starts) -> list[dict]:
-    """How the backbone's two angles are distributed, of the learned map and of the reference, in a bath."""
+    """How the backbone's two angles are distributed, of the learned map and of the reference, in a bath: of
+    half of the starts each."""
     from ase.geometry import get_dihedrals
 
     from symstride.measure.observables import deviation, histogram
@@ -90,16 +84,16 @@ def torsions(study: Study, starts) -> list[dict]:
         angles = {n: [get_dihedrals(*_vectors(t, TORSIONS[n])) for t in runs] for n in TORSIONS}
         return {name: histogram(found, edges) for name, found in angles.items()}
 
-    expected = distributions(study.canonical(starts, TORSION_RUNS[1], 50.0))
+    expected = distributions(study.canonical(starts[::2], TORSION_RUNS[1], 50.0))
     rows = []
     for stride in STRIDES:
-        runs = study.runs("torsions", stride, starts, TORSION_RUNS[1], 48.0, study.langevin)
+        runs = study.runs("torsions", stride, starts[1::2], TORSION_RUNS[1], 48.0, study.langevin)
         found = distributions([t for t in runs if not t.info["failed"]])
         row = {
             "method": "explicit-torsions",
             "system": study.title,
             "stride_fs": stride,
-            "starts": len(starts),
+            "starts": len(runs),
         }
         row |= {"gradients_per_ps": 2000 / stride, "failed": sum(bool(t.info["failed"]) for t in runs)}
         row["torsions"] = {

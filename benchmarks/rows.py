@@ -95,6 +95,7 @@ def canonical(
     from symstride.units import FS
 
     found = []
+    folder.mkdir(parents=True, exist_ok=True)
     for k, start in enumerate(starts):
         path = folder / f"canonical-{k:03d}.h5"
         if not path.exists():
@@ -182,6 +183,8 @@ def staged(path: Path, work: Path, stages: dict[str, Callable[[], list[dict]]], 
     that it has of others; after each, as all of them may take hours."""
     import jax
 
+    if unknown := set(chosen) - set(stages):
+        raise SystemExit(f"{', '.join(sorted(unknown))}: not among the stages {', '.join(stages)}")
     before = json.loads(path.read_text())["rows"] if path.exists() else []
     rows = {name: [r for r in before if r["stage"] == name] for name in stages}
     for name in chosen or stages:

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from hydrogen import Study, spread
+from hydrogen import FEW, Study, spread
 from rows import staged
 
 RESULTS = Path(__file__).parent / "results" / "water.json"
@@ -23,11 +23,8 @@ STRIDES = (4.0, 6.0)  # fs
 VERLET = (0.25, 0.5, 1.0, 2.0)  # fs
 RESPA = (1.0, 2.0, 3.0, 4.0, 6.0)
 REFERENCE = (20, 10.0)  # trajectories, ps
-BATH_PS = 1.0
-FEW = 4  # starts
-SPECTRUM_PS, FRAME_FS = 20.0, 48.0
+FRAME_FS = 48.0
 DEUTERIUM, HEAVY_PS = {"H": 2.014}, 20.0  # u
-LAG = 2000.0  # fs, from which on oxygen diffuses
 STUDY = Study(
     system="water64",
     title="water64 SPC/Fw 300 K",
@@ -56,8 +53,10 @@ def main() -> None:
     stages = {f"errors-{h:g}": lambda h=h: study.errors(reference, h, VERLET, RESPA) for h in STRIDES}
 
     def runs(h: float) -> None:
-        for name, bath in (("nve", None), ("langevin", study.langevin), ("csvr", study.csvr)):
-            stages[f"{name}-{h:g}"] = lambda h=h, n=name, b=bath: [run(study, n, h, reference, given, b)]
+        for name in ("nve", "langevin", "csvr"):
+            stages[f"{name}-{h:g}"] = lambda h=h, n=name: [
+                study.row(n, h, reference, given.starts, given.ps, FRAME_FS)
+            ]
 
     runs(6.0)
     for h in STRIDES:
@@ -66,22 +65,7 @@ def main() -> None:
     stages["errors-8"] = lambda: longer.errors(reference, 8.0, VERLET, RESPA)
     stages["walls"] = lambda: walls([study, longer], reference[0])
     runs(4.0)
-    if unknown := set(given.stages) - set(stages):
-        arguments.error(f"{', '.join(sorted(unknown))}: not among the stages {', '.join(stages)}")
     staged(RESULTS, given.work, stages, given.stages)
-
-
-def run(study: Study, name: str, stride: float, reference, given, bath) -> dict:
-    """A row of many long runs; at constant energy the spectrum is that of a few with every frame kept."""
-    starts = spread(reference, given.starts)
-    runs = study.runs(name, stride, starts, given.ps, FRAME_FS, bath)
-    canonical = reference if bath is None else study.canonical(starts, REFERENCE[1], FRAME_FS, BATH_PS)
-    row = study.run_row(f"explicit-{name}", stride, runs, canonical)
-    row |= diffusion(runs, canonical if name == "langevin" else reference)  # which Langevin's friction slows
-    if bath is None:
-        few = study.runs("spectrum", stride, spread(reference[:FEW], FEW), SPECTRUM_PS, stride)
-        row["spectrum"] = study.run_row("spectrum", stride, few, reference).get("comparisons")
-    return row
 
 
 def heavy_rows(study: Study, stride: float) -> list[dict]:
@@ -90,24 +74,6 @@ def heavy_rows(study: Study, stride: float) -> list[dict]:
     rows = study.errors(reference, stride, VERLET, RESPA)
     runs = study.runs("heavy", stride, spread(reference[:FEW], FEW), HEAVY_PS, FRAME_FS)
     return [*rows, study.run_row("explicit-nve", stride, runs, reference)]
-
-
-def diffusion(runs, reference) -> dict:
-    """Of oxygen, in Å²/ps, from ⟨r²⟩ between one and two `LAG`s; runs that failed are left out."""
-    from symstride.measure.observables import mean_square_displacement
-
-    def slope(starts) -> tuple[float, float]:
-        found = np.array([_slope(mean_square_displacement([t], 2 * LAG)["O"]) for t in starts])
-        return float(found.mean()), float(found.std(ddof=1) / np.sqrt(len(found)))
-
-    sound = [t for t in runs if not t.info["failed"]]
-    if len(sound) < 2:
-        return {}
-    return {"diffusion": slope(sound), "diffusion_reference": slope(reference)}
-
-
-def _slope(curve) -> float:
-    return 1000 * float(np.polyfit(curve.x[curve.x >= LAG], curve.value[curve.x >= LAG], 1)[0]) / 6
 
 
 def walls(studies: list[Study], start) -> list[dict]:
