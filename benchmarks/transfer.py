@@ -31,6 +31,7 @@ STARTS, POINTS, SKIN, FRAME_FS = 4, 32, 2.0, 64.0
 LATTICE = 3.994  # Å, of aluminium in EMT
 COPPER, GOLD = 3.610, 4.056
 STEP_FS, EVERY = 2.0, 2  # of the references
+UNSEEN = 1_000_000  # their first seed, beyond those of all trainings
 
 
 @dataclass(frozen=True)
@@ -228,7 +229,7 @@ def row(study: Study, name: str, condition: Condition, stride: float, work: Path
     from symstride.data import h5md
 
     model = trained(study, name, work)
-    paths = sampled(condition, work / "reference" / condition.name, STARTS, 4.0, 1000)
+    paths = sampled(condition, work / "reference" / condition.name, STARTS, 4.0, UNSEEN)
     reference = [h5md.read(path) for path in paths]
     pairs = Pairs.of(reference, stride, POINTS, condition.kelvin)
     ends = learned(model, pairs, stride, SKIN)

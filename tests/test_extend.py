@@ -243,6 +243,7 @@ def test_absurd_frames_are_left_out(home, tmp_path, monkeypatch):
     [
         ({"run": {"stride_fs": 32}, "model": "EXPLICIT"}, "stride_fs: 32 fs; the model was trained for 2 fs"),
         ({"run": {"every": 2}}, "run.every: an extension decides it"),
+        ({"run": {"length_ps": 0.001}}, "length_ps: 0.001 ps is shorter than 4 strides"),
         ({"run": {}, "structure": "COPPER"}, "Cu: not among the model's elements"),
         ({"run": {"temperature_K": 300}, "structure": "LARGE"}, "has 32 atoms, the data have 4"),
         (

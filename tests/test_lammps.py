@@ -207,6 +207,21 @@ def test_settings_that_do_not_fit_are_named(model, holding, before, after, messa
     assert strides.strides.strides == 0
 
 
+def test_atoms_that_became_others_are_named(model, holding):
+    lmp = holding(aluminium())
+    first, strides = (engine.LammpsStrides(lmp, model, ["Al"]) for _ in range(2))
+    with pytest.raises(ConfigError, match="another LammpsStrides moves these atoms"):
+        first.run(1)
+    strides.run(1)
+    lmp.command("mass 1 54.0")
+    with pytest.raises(ConfigError, match=r"masses: changed .* make a new one"):
+        strides.run(1)
+    lmp.command("unfix symstride")
+    with pytest.raises(ConfigError, match="fix symstride: is gone"):
+        strides.run(1)
+    assert (first.strides.strides, strides.strides.strides) == (0, 1)
+
+
 def test_systems_that_do_not_fit_are_named(model, holding):
     lmp = holding(aluminium())
     with pytest.raises(ConfigError, match="2 given for LAMMPS's 1 atom types"):

@@ -12,16 +12,19 @@ from ase import units
 from ase.build import bulk
 
 from symstride.actions.novelty import Novelty, features_of
-from symstride.errors import ConfigError
+from symstride.errors import ConfigError, SimulationError
 from symstride.hamiltonians.base import Separable
 from symstride.maps.guarded import LOOK, Guarded
 from symstride.maps.palindrome import Palindrome
 from symstride.maps.splitting import PotentialKicks
+from symstride.maps.thermostat import Langevin
 from symstride.model import MapConfig, Model, NetworkConfig, Scales, build_map, load_model, save_model
 from symstride.neighbors import join, neighbor_list
 from symstride.phase import Particles, Phase, bodies
+from symstride.simulate.plan import simulation_of
 from symstride.train.novelty import measure_novelty
 from symstride.units import FS
+from test_strides import aluminium, model_of
 
 jax.config.update("jax_enable_x64", True)
 
@@ -189,6 +192,18 @@ def test_policies(policy):
         np.testing.assert_allclose(end.p[~same], small.p[~same], atol=1e-12)
         more = np.asarray(statuses.iterations - normal.iterations)
         np.testing.assert_array_equal(more > 0, [[False, True, False, True]] * 2)
+
+
+def test_a_guard_that_stops_tells_what_it_saw():
+    """Which is not where the stride begins, where atoms are at rest, but after half of a bath."""
+    model, start = model_of((13,)), aluminium()
+    moving = Guarded(model.map, Told.by(lambda z: 1e9 * jnp.sum(z.p**2)[None]), "stop", 4)
+    simulation = replace(simulation_of(model, start, 8.0, 1.0), map=Langevin(moving, 300 * units.kB, 10.0, 0))
+    q = jnp.asarray(start.positions[0])
+    done = simulation.stretch(Phase(q, 0 * q), None, 1)
+    assert done.strides == 0
+    with pytest.raises(SimulationError, match="unlike the training data"):
+        raise done.failure.error
 
 
 def test_looks_are_every_few_strides():

@@ -21,6 +21,7 @@ from ase.io import read as ase_read
 from ase.io import write as ase_write
 from typer.testing import CliRunner
 
+from symstride.actions.novelty import Novelty, features_of
 from symstride.cli import app
 from symstride.data import h5md
 from symstride.data.config import CalculatorConfig
@@ -32,7 +33,7 @@ from symstride.phase import Phase
 from symstride.simulate.output import Output
 from symstride.simulate.plan import simulation_of
 from symstride.simulate.run import RunSettings, run
-from symstride.simulate.start import draw_momenta, read_start
+from symstride.simulate.start import draw_momenta, read_start, start_of
 from symstride.simulate.state import State
 from symstride.units import KB
 
@@ -62,6 +63,20 @@ def make_model(
         moved = stir * jax.random.normal(jax.random.key(2), readout.shape, readout.dtype)
         built = eqx.tree_at(lambda m: m.processor.action.network.readout, built, moved)
     save_model(Model(built, config, scales, (13,), PROVENANCE), path)
+    return path
+
+
+def watched(path: Path, **settings) -> Path:
+    """A map to which the atoms of a lattice are strange."""
+    model = load_model(make_model(path, **settings))
+    crystal = bulk("Al", cubic=True)
+    simulation = simulation_of(model, start_of(crystal), 16.0, 1.0)
+    q = jnp.asarray(crystal.positions)
+    found = features_of(model.map, Phase(q, 0 * q), simulation.h, simulation.particles(q))
+    width, size = found.shape[1], float(jnp.linalg.norm(found, axis=-1).max())
+    parts = np.zeros((1, width)), np.eye(width)[None], np.array(0.9 * size), np.ones(())
+    novelty = Novelty(*(jnp.asarray(part, jnp.float32) for part in parts))
+    save_model(replace(model, novelty=novelty), path)
     return path
 
 
@@ -196,6 +211,7 @@ def test_bad_baths(models, lattice, tmp_path):
         ({"thermostat": None, "thermostat_ps": 0.1}, "thermostat_ps: does nothing without a thermostat:"),
         ({"pressure_bar": 5e4}, "pressure_bar: does nothing without a barostat"),
         ({"ghmc_strides": 2, "every": 2}, "ghmc_strides: does nothing without a thermostat ghmc"),
+        ({"energies": 2}, "energies: does nothing, as there is no calculator"),
     ):
         with pytest.raises(ConfigError, match=message):
             settings(**({"thermostat": "langevin"} | changes))
@@ -530,3 +546,21 @@ def test_command(models, lattice, tmp_path):
     missing = CliRunner().invoke(app, [*arguments[:-1], str(tmp_path / "b"), "--calculator", "vasp"])
     assert missing.exit_code == 1
     assert "neither emt" in missing.output
+
+
+def test_what_a_guard_of_a_run_does(lattice, tmp_path):
+    model = watched(tmp_path / "watched.safetensors")
+    asked = {"thermostat": "langevin", "replicas": 2, "length_ps": 0.08}  # five strides
+    with pytest.raises(
+        SimulationError, match=r"stride 1 of 16 fs begins where atoms are unlike the training"
+    ):
+        run(model, lattice, tmp_path / "stop", settings(guard="stop", **asked))
+    assert "unlike the training data" in Output(tmp_path / "stop").record()["failure"]["message"]
+    records = {}
+    for guard in ("warn", "substep"):
+        run(model, lattice, tmp_path / guard, settings(guard=guard, **asked))
+        records[guard] = Output(tmp_path / guard).record()
+        assert "10 of 10 strides began where atoms are unlike" in "".join(records[guard]["warnings"])
+        assert records[guard]["novelty"]["strides_beyond"] == [5, 5]
+    plain, divided = (records[guard]["gradients_per_stride"] for guard in ("warn", "substep"))
+    assert divided > plain + 7  # steps of 2 fs

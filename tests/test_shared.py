@@ -15,19 +15,16 @@ import pytest
 from ase.build import bulk
 from ase.io import write as ase_write
 
-from symstride.actions.novelty import Novelty, features_of
 from symstride.data import h5md
 from symstride.maps.barostat import CellRescaling, counted_from
 from symstride.maps.thermostat import Langevin, split
-from symstride.model import load_model, save_model
 from symstride.phase import Phase
 from symstride.simulate.nve import Simulation
-from symstride.simulate.plan import simulation_of
 from symstride.simulate.run import RunSettings, run
 from symstride.simulate.shared import Shared
-from symstride.simulate.start import Start, start_of
+from symstride.simulate.start import Start
 from test_ghmc import KT, MASSES, beginning, palindrome
-from test_run import make_model
+from test_run import make_model, watched
 
 jax.config.update("jax_enable_x64", True)
 
@@ -46,22 +43,14 @@ def two_devices(code: str) -> None:
     assert done.returncode == 0, done.stderr
 
 
-def watched(path: Path) -> None:
-    """An implicit map, to which the atoms are strange."""
-    model = load_model(make_model(path, kind="s3", energy=1e-2))
-    crystal = bulk("Al", cubic=True)
-    simulation = simulation_of(model, start_of(crystal), 16.0, 1.0)
-    q = jnp.asarray(crystal.positions)
-    found = features_of(model.map, Phase(q, 0 * q), simulation.h, simulation.particles(q))
-    width, size = found.shape[1], float(jnp.linalg.norm(found, axis=-1).max())
-    parts = np.zeros((1, width)), np.eye(width)[None], np.array(0.9 * size), np.ones(())
-    novelty = Novelty(*(jnp.asarray(part, jnp.float32) for part in parts))
-    save_model(replace(model, novelty=novelty), path)
-
-
 CASES = {  # what makes a model, settings, strides until it is stopped, how far rounding takes it
     "explicit": (partial(make_model, kind="verlet"), {"length_ps": 0.4}, 15, 1e-8),
-    "all that a memory can hold": (watched, {"unsolved": "substep", "length_ps": 0.16}, 5, 1e-6),
+    "all that a memory can hold": (
+        partial(watched, kind="s3", energy=1e-2),
+        {"unsolved": "substep", "length_ps": 0.16},
+        5,
+        1e-6,
+    ),
 }
 
 

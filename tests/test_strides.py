@@ -115,6 +115,32 @@ def test_no_skin_and_no_wrapping_changes_a_trajectory():
         np.testing.assert_allclose(other[2], kinetic, atol=1e-9)
 
 
+def test_molecules_stay_whole_wherever_they_are_shifted():
+    """Half a cell on, atoms of one molecule would not round to the same image."""
+    make, begin, h = CASES["bonds and charges"]
+    model, start = make(), begin()
+    plain, shifted = Strides(model, start, h), Strides(model, start, h)
+    q1, p1 = q2, p2 = start.positions[0], start.momenta[0]
+    far = np.zeros_like(q1)
+    rng = np.random.default_rng(0)
+    for shift in ([0.5, 0.49, -0.52], [1.3, 0, 0], [0.5, 0.5, 0.5]):
+        q1, p1 = plain.advance(q1, p1, start.cell)
+        far = far + np.array(shift) @ start.cell
+        q2, p2 = shifted.advance(q2 + np.array(shift) @ start.cell, p2, start.cell)
+        np.testing.assert_allclose(q2 - far, q1, atol=1e-10)
+        np.testing.assert_allclose(p2, p1, atol=1e-10)
+    molecules = q1.reshape(8, 3, 3)
+    places = molecules.mean(axis=1, keepdims=True)  # each molecule to that of another
+    apart = (molecules - places + np.roll(places, 3, axis=0)).reshape(-1, 3)
+    torn = apart + rng.integers(-1, 2, apart.shape) @ start.cell
+    fields = start.numbers, start.masses, start.cell, start.pbc, apart[None], p1[None], 300.0, "here"
+    (_, a), (_, b) = (
+        strides.advance(q, 0 * p1, start.cell)
+        for strides, q in ((Strides(model, Start(*fields), h), apart), (plain, torn))
+    )
+    np.testing.assert_allclose(a, b, atol=1e-8)
+
+
 def test_a_deformed_cell_is_the_system_begun_there():
     make, begin, h = CASES["bonds and charges"]
     model, start = make(), begin()
@@ -136,6 +162,9 @@ def test_a_stride_that_fails_leaves_all_as_it_was():
         strides.advance(q, 1000 * p, start.cell)
     with pytest.raises(SimulationError, match="momenta: hold NaN"):
         strides.advance(q, np.nan * p, start.cell)
+    with pytest.raises(SimulationError, match=r"moved .* Å within it"):  # elsewhere, in another cell
+        strides.advance(1.01 * q + 0.1, 1000 * p, 1.01 * start.cell)
+    assert (strides.strides, strides.gradients) == (1, 3)
     again = Strides(model, start, 8.0)
     again.advance(start.positions[0], start.momenta[0], start.cell)
     np.testing.assert_array_equal(strides.advance(q, p, start.cell), again.advance(q, p, start.cell))

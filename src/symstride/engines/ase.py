@@ -156,7 +156,7 @@ class Langevin(StrideDynamics):
 
     The total momentum is kept, and the 3N − 3 degrees of freedom about it have the temperature; ASE's
     `get_temperature` counts 3N, unless `FixCom` is among the constraints. A seed gives the noise that it
-    gives in `symstride run`.
+    gives in `symstride run`; None draws one, which `todict` tells.
 
     **Arguments:** those of `StrideDynamics`, `temperature_K`, `friction` in 1 / ASE's unit of time, `seed`.
     """
@@ -169,10 +169,11 @@ class Langevin(StrideDynamics):
         *,
         temperature_K: float,
         friction: float,
-        seed: int = 0,
+        seed: int | None = None,
         **keywords: Any,
     ):
-        _check_bath(seed, temperature_K=temperature_K, friction=friction)
+        seed = _seeded(seed)
+        _check_bath(temperature_K=temperature_K, friction=friction)
         self._given = {"temperature_K": temperature_K, "friction": friction, "seed": seed}
         bath = partial(thermostat.Langevin, kT=KB * temperature_K, time=1 / friction, seed=seed)
         super().__init__(atoms, model, timestep, bath=bath, temperature_K=temperature_K, **keywords)
@@ -183,8 +184,8 @@ class CSVR(StrideDynamics):
     (`symstride.maps.thermostat.VelocityRescaling`): ASE's `Bussi`.
 
     **Arguments:** those of `StrideDynamics`, `temperature_K`, `taut` in ASE's unit of time, in which the
-    kinetic energy relaxes, `seed`. Momenta and degrees of freedom as in `Langevin`. Raises ConfigError where
-    all momenta are zero.
+    kinetic energy relaxes, `seed`. Momenta, degrees of freedom and seeds are as in `Langevin`. Raises
+    ConfigError where all momenta are zero.
     """
 
     def __init__(
@@ -195,10 +196,11 @@ class CSVR(StrideDynamics):
         *,
         temperature_K: float,
         taut: float,
-        seed: int = 0,
+        seed: int | None = None,
         **keywords: Any,
     ):
-        _check_bath(seed, temperature_K=temperature_K, taut=taut)
+        seed = _seeded(seed)
+        _check_bath(temperature_K=temperature_K, taut=taut)
         if not atoms.get_momenta().any():
             raise ConfigError(
                 "momenta: all are zero, and no factor heats them; draw them (ase.md.velocitydistribution)"
@@ -236,11 +238,12 @@ class NPT(StrideDynamics):
         taup: float,
         compressibility: float = 4.5e-5,
         flexible: bool = False,
-        seed: int = 0,
+        seed: int | None = None,
         **keywords: Any,
     ):
         positive = {"friction": friction, "taup": taup, "compressibility": compressibility}
-        _check_bath(seed, temperature_K=temperature_K, **positive)
+        seed = _seeded(seed)
+        _check_bath(temperature_K=temperature_K, **positive)
         if not math.isfinite(pressure_bar):
             raise ConfigError(f"pressure_bar: {pressure_bar} is not right: it must be finite")
         if atoms.calc is None:
@@ -280,9 +283,16 @@ def _turns_not(atoms: Atoms) -> bool:
     return bool(np.linalg.norm(np.cross(arms, p).sum(0)) <= ROUNDING * size)
 
 
-def _check_bath(seed: int, **positive: float) -> None:
+def _check_bath(**positive: float) -> None:
     for name, value in positive.items():
         if not 0 < value < math.inf:
             raise ConfigError(f"{name}: {value} is not right: it must be greater than 0")
+
+
+def _seeded(seed: int | None) -> int:
+    """One of its own for a bath that is given none, as in ASE: two of the same noise would go together."""
+    if seed is None:
+        return int(np.random.default_rng().integers(2**31))
     if seed < 0:
         raise ConfigError(f"seed: {seed} is not right: it must be 0 or more")
+    return seed

@@ -81,7 +81,8 @@ class LammpsStrides:
         self.lmp = lmp
         model = model if isinstance(model, Model) else load_model(Path(model))
         _check_settings(lmp, model.config.strides_fs)
-        start = _start(lmp, elements)
+        self._elements = elements
+        self._system = start = _start(lmp, elements)
         self.dt = lmp.extract_global("dt")
         self.strides = Strides(model, start, 1000 * self.dt, start.temperature or 300.0)
         for warning in self.strides.warnings:
@@ -93,15 +94,18 @@ class LammpsStrides:
         self._running = self._stopped = False
         lmp.command(f"fix {FIX} all external pf/callback 1 1")
         lmp.set_fix_external_callback(FIX, self._called)
+        lmp.symstride = self  # the one whom the fix calls
 
     def run(self, strides: int, options: str = "") -> None:
         """LAMMPS's `run` of so many strides, with `options` of its own such as `start 0 stop 10000`.
 
-        Raises ConfigError for settings and fixes that do not fit, by their names, SimulationError and
-        ConvergenceError where a stride fails: the atoms are then as before it.
+        Raises ConfigError for settings, fixes and atoms that do not fit, by their names, SimulationError and
+        ConvergenceError where a stride fails: the map leaves the atoms as before it, and LAMMPS ends the step
+        with what other fixes do to them.
         """
         _check_settings(self.lmp, (1000 * self.dt,))
         _check_fixes(self.lmp)
+        self._check_own()
         self.lmp.command("neigh_modify every 1 delay 0 check no")  # lists must be good after the stride, too
         if self._stopped:
             self.lmp.command("timer timeout off")  # it would run no more
@@ -118,6 +122,19 @@ class LammpsStrides:
             raise SimulationError(
                 f"LAMMPS took {steps} steps and asked for {taken} strides: set `run_style verlet`"
             )
+
+    def _check_own(self) -> None:
+        """Raises ConfigError where the fix is gone, or another's, or the atoms have become others."""
+        if FIX not in self.lmp.available_ids("fix"):
+            raise ConfigError(f"fix {FIX}: is gone, by `unfix` or `clear`: make a new LammpsStrides")
+        if self.lmp.symstride is not self:
+            raise ConfigError(f"fix {FIX}: another LammpsStrides moves these atoms now: go on with that one")
+        now, then = _start(self.lmp, self._elements), self._system
+        for name, command in (("numbers", "set type"), ("masses", "mass"), ("pbc", "change_box boundary")):
+            if not np.array_equal(getattr(now, name), getattr(then, name)):
+                raise ConfigError(
+                    f"{name}: changed since this LammpsStrides was made (`{command}`?): make a new one"
+                )
 
     def _called(self, caller: Any, step: int, local: int, tag: np.ndarray, x: Any, force: np.ndarray) -> None:
         """After the forces of each step, and of the setup of a run. What it raises LAMMPS would not hear."""

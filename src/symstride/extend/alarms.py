@@ -17,7 +17,7 @@ from symstride.phase import Particles, Phase
 from symstride.simulate.plan import simulation_of
 from symstride.units import FS
 
-FAR = 5.0  # novelty from which on a run is no longer believed: experiments/alarm.py has errors of 2 % there
+FAR = 5.0  # novelty from which on a run is no longer believed: experiments/alarm.py has 4 to 5 % there
 SKIN = 1.0  # Å, of lists that serve one frame
 
 

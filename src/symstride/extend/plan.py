@@ -13,18 +13,19 @@ import numpy as np
 
 from symstride.data.calculators import make_calculator
 from symstride.data.config import SampleConfig, StructureConfig
-from symstride.data.pairs import species_of
 from symstride.errors import ConfigError, DataError, SymstrideWarning
 from symstride.extend.config import ExtendConfig
 from symstride.maps.guarded import LOOK
 from symstride.model import Model, load_model
+from symstride.simulate import plan as simulate
 from symstride.simulate.familiar import check_stride
 from symstride.simulate.settings import RunSettings
 from symstride.simulate.start import read_start
 from symstride.train.config import Schedule, TrainConfig
 from symstride.train.split import Split, divide
 
-DECIDED = ("every", "guard", "extxyz", "chunk")  # of a run's settings, by the extension itself
+DECIDED = ("every", "energies", "guard", "extxyz", "chunk")  # of a run's settings, by the extension itself
+NEVER = 10**9  # frames from one true energy to the next: none but the start's
 FREE = {"model": True, "data": True, "output": True, "rounds": True} | {
     "sample": {"processes", "segment_frames", "max_drift_mev_per_atom_per_ps"}
 }  # may change on resuming
@@ -59,7 +60,7 @@ class Plan:
         _check_sampling(config, model.config.strides_fs)
         draws = config.run.temperature_K is not None
         start = read_start(config.structure, config.run.replicas, config.run.frame, draws=draws)
-        species_of(start.numbers, model.elements)
+        simulate.Plan.of(config.model, model, start, _running(config, 1))  # its errors, before any file
         fraction, training, held_out = _data(config, model)
         old = Split.read(training, held_out)
         if (n := old.training[0].n_atoms) != len(start.numbers):
@@ -85,7 +86,7 @@ class Plan:
 
     def running(self, number: int) -> RunSettings:
         """The run of a round: a frame at each look, and momenta of its own if they are drawn."""
-        return replace(self.config.run, every=LOOK, guard="warn", seed=self.config.run.seed + number - 1)
+        return _running(self.config, number)
 
     def sampling(self, frames: Path, count: int, output: Path) -> SampleConfig:
         """True trajectories from so many frames, with their momenta."""
@@ -109,6 +110,11 @@ class Plan:
             schedule=Schedule(**dict(self.config.schedule)),
             output=output,
         )
+
+
+def _running(config: ExtendConfig, number: int) -> RunSettings:
+    seed = config.run.seed + number - 1
+    return replace(config.run, every=LOOK, energies=NEVER, guard="warn", seed=seed)
 
 
 def _largest_force(data: Split) -> float:

@@ -23,6 +23,7 @@ from symstride.extend.record import draw
 from symstride.maps.guarded import LOOK
 from symstride.model import load_model
 from symstride.simulate.output import Output
+from symstride.simulate.pressure import scaled_energies
 from symstride.simulate.run import run
 from symstride.train.loop import train
 from symstride.train.validation import errors_on
@@ -105,6 +106,12 @@ class _Extension:
         alarms = self._alarms(number, looks)
         self.say(f"round {number}: alarm at {alarms.sum()} of {alarms.size} looks")
         return looks
+
+    def _energies(self, number: int) -> int:
+        """True energies that the run took, for a barostat."""
+        settings, replicas = self.plan.running(number), Output(self._folder(number) / "run").trajectories()
+        found = sum(int(np.isfinite(t.energies).sum()) for t in replicas if t.energies is not None)
+        return found + (scaled_energies(len(replicas)) if settings.barostat else 0)
 
     def _failure(self, number: int) -> dict[str, Any] | None:
         return Output(self._folder(number) / "run").record()["failure"]
@@ -204,6 +211,7 @@ class _Extension:
                 "alarms_per_ps": float(1000 * alarms.mean() / (LOOK * self.plan.stride_fs)),
                 "failure": self._failure(number),
             }
+            spent += self._energies(number)
             if (self._folder(number) / "frames.json").exists():
                 teachers = self._teachers(number)
                 steps = len(teachers["frames"]) * steps_in_all(self._sampling(number, teachers))

@@ -1,13 +1,15 @@
 """What every map offers."""
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, TypeVar
 
 import equinox as eqx
 from jax import Array
 
 from symstride.errors import ConfigError
 from symstride.phase import Particles, Phase, Status
+
+M = TypeVar("M")
 
 
 class Map(eqx.Module):
@@ -53,3 +55,10 @@ class Map(eqx.Module):
     def inverse(self, z: Phase, h: float | Array, particles: Particles) -> tuple[Phase, Status]:
         """Φ_h⁻¹(z), which is Φ₋ₕ(z) for a map odd in h."""
         return self(z, -h, particles)
+
+
+def remembered(memory: Any, kind: type[M]) -> M | None:
+    """The memory of this kind, among those that lie within each other, if there is one."""
+    while memory is not None and not isinstance(memory, kind):
+        memory = getattr(memory, "inner", None)
+    return memory

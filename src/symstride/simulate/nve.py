@@ -128,7 +128,7 @@ class Simulation:
             z, memory, tally, last = _begin(
                 self.map, z, tally, jnp.asarray(self.h), particles, np.asarray(skin / 2)
             )
-            failure = None if bool(last.accepted) else self._failure(last, 0, z, particles)
+            failure = None if bool(last.accepted) else self._failure(last, 0)
         kept = Frames.none(frames, z.q.shape, self.replicas) if frames else None
         h, target = np.asarray(self.h), np.asarray(strides)
         at = np.asarray(begin), np.asarray(every or begin + strides + 1)
@@ -148,7 +148,7 @@ class Simulation:
                     particles = self.particles(z.q, slots, skin, memory)
                     continue
                 if not skin / 2 < excursion <= WIDEST * self.skin / 2:
-                    failure = self._failure(last, begin + done + 1, z, particles)
+                    failure = self._failure(last, begin + done + 1)
                     break
                 skin, widened = 2.2 * excursion, True
             else:
@@ -178,13 +178,13 @@ class Simulation:
         done = replace(self, h=SHORT, map=map).stretch(rest, None, 1, frames=frames, slots=slots)
         return np.asarray(done.z.p) / SHORT
 
-    def _failure(self, last: Last, number: int, z: Phase, particles: Particles) -> Failure:
+    def _failure(self, last: Last, number: int) -> Failure:
         where = f"stride {number} of {self.h / FS:g} fs" if number else "the start"
         replica = int(jnp.argmax(jnp.where(last.unsolved, jnp.inf, last.moved)))  # NaN counts as the largest
         map, novelty = within(self.map), np.zeros(self.replicas)
         if isinstance(map, Guarded):
             if map.policy == "stop":
-                novelty = np.asarray(_novelty(map, z, jnp.asarray(self.h), particles))
+                novelty = np.asarray(last.novelty)
             map = map.map
         kind = SimulationError
         if not novelty[replica] <= 1:
@@ -209,11 +209,6 @@ class Simulation:
                 "the run left what the model knows (or give a larger skin)"
             )
         return Failure(kind, what, replica, self.replicas)
-
-
-@eqx.filter_jit
-def _novelty(guarded: Guarded, z: Phase, h: Array, particles: Particles) -> Array:
-    return guarded.novelty(guarded.map, z, h, particles)
 
 
 @eqx.filter_jit
@@ -267,7 +262,7 @@ def _strides(
         due = number % every == 0
         z1, memory1, status = kernel_of(map).step(z, memory, h, particles)
         frame, left = _leave(map, due, z1, h, particles)
-        last = Last.of(z, z1, combine(status, left), particles, reach, before.excursion)
+        last = Last.of(z, z1, combine(status, left), particles, reach, before.excursion, memory1)
         more = Tally(
             *(tally.strides + 1, tally.gradients + status.iterations, tally.processing + left.iterations)
         )

@@ -58,6 +58,11 @@ def with_volume_energy(simulation: Simulation, start: Start, calculator: Any) ->
     return replace(simulation, map=replace(map, of_volume=found))
 
 
+def scaled_energies(replicas: int) -> int:
+    """How many energies of the calculator that takes."""
+    return len(GROWTHS) * min(FRAMES, replicas)
+
+
 @eqx.filter_jit
 def _scaled_energies(map: Map, q: Array, particles: Particles, growths: Array) -> Array:
     """[growths, replicas] eV."""

@@ -11,12 +11,13 @@ from scipy.special import erfc
 
 from symstride import __version__
 from symstride.maps.barostat import Box, CellRescaling
+from symstride.maps.base import remembered
 from symstride.maps.guarded import Watch
 from symstride.measure.statistics import inefficiency
 from symstride.simulate.familiar import outside
 from symstride.simulate.ghmc import Chain, Moves
 from symstride.simulate.plan import Plan
-from symstride.simulate.state import State, remembered
+from symstride.simulate.state import State
 from symstride.simulate.stretch import Failure
 from symstride.units import BAR
 

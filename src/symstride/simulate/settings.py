@@ -65,6 +65,9 @@ class RunSettings:
             raise ConfigError("thermostat: give temperature_K, that of the heat bath")
         if self.thermostat == "ghmc" and self.calculator is None:
             raise ConfigError("calculator: give one; ghmc accepts and rejects strides by true energies")
+        if self.energies != RunSettings.energies and (self.thermostat == "ghmc" or self.calculator is None):
+            why = "ghmc takes one at each move" if self.calculator else "there is no calculator to give them"
+            raise ConfigError(f"energies: does nothing, as {why}: leave it out")
         if self.every % self.ghmc_strides:
             raise ConfigError(
                 f"every: {self.every} is not right: moves are of ghmc_strides = {self.ghmc_strides} strides, "

@@ -1,7 +1,7 @@
 """Where a run stands, and what a restart needs to know of it."""
 
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any
 
 import jax
 import jax.numpy as jnp
@@ -9,19 +9,11 @@ import numpy as np
 from jax import Array
 
 from symstride.errors import DataError
+from symstride.maps.base import remembered
 from symstride.maps.substepping import Counted
 from symstride.neighbors import NO_SLOTS, Slots
 from symstride.phase import Phase
 from symstride.simulate.stretch import Stretch
-
-M = TypeVar("M")
-
-
-def remembered(memory: Any, kind: type[M]) -> M | None:
-    """The memory of this kind, among those that lie within each other, if there is one."""
-    while memory is not None and not isinstance(memory, kind):
-        memory = getattr(memory, "inner", None)
-    return memory
 
 
 @dataclass(frozen=True)

@@ -9,6 +9,8 @@ import numpy as np
 from jax import Array
 
 from symstride.errors import SymstrideError
+from symstride.maps.base import remembered
+from symstride.maps.guarded import Watch
 from symstride.neighbors import AnyArray, Slots
 from symstride.phase import Particles, Phase, Status
 
@@ -80,12 +82,13 @@ class Last(eqx.Module):
     moved: Array  # [replicas] the largest change of a coordinate, Å; NaN if anything is
     excursion: Array  # [] Å
     outrun: Array  # [] bool, whether another like it would go farther than the neighbour lists reach
+    novelty: Array  # [replicas] of where it begins, as a guard saw it; 0 without one
 
     @staticmethod
     def none(q: Array, particles: Particles) -> "Last":
         """Before the first stride."""
         zeros, no = jnp.zeros(particles.replicas), jnp.asarray(False)
-        return Last(~no, zeros.astype(bool), zeros, particles.neighbors.departure(q), no)
+        return Last(~no, zeros.astype(bool), zeros, particles.neighbors.departure(q), no, zeros)
 
     @staticmethod
     def of(
@@ -95,10 +98,13 @@ class Last(eqx.Module):
         particles: Particles,
         reach: AnyArray,
         before: AnyArray = np.zeros(()),
+        memory: Any = None,
     ) -> "Last":
-        """`before` is the excursion of the stride that went before it."""
+        """`before` is the excursion of the stride that went before it, `memory` that of the map after it."""
         moved = jnp.max(jnp.abs(particles.per_replica(end.q - start.q + 0 * end.p)), axis=1)
         sound = status.converged & jnp.isfinite(moved)
         accepted = jnp.all(sound) & (status.excursion <= reach)
         outrun = 2 * status.excursion - before > reach
-        return Last(accepted, ~status.converged, moved, status.excursion, outrun)
+        watch = remembered(memory, Watch)
+        novelty = jnp.zeros(particles.replicas) if watch is None else watch.novelty
+        return Last(accepted, ~status.converged, moved, status.excursion, outrun, novelty)

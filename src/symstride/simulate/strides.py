@@ -1,7 +1,7 @@
 """Strides of a system that an engine owns, which hands positions and momenta over and takes them back."""
 
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from typing import Any
 
 import equinox as eqx
@@ -9,6 +9,7 @@ import jax.numpy as jnp
 import numpy as np
 
 from symstride.errors import ConfigError, SimulationError
+from symstride.hamiltonians.bonded import Bonded, join
 from symstride.maps.barostat import Box, CellRescaling
 from symstride.maps.base import Map
 from symstride.maps.processed import Processed
@@ -17,9 +18,30 @@ from symstride.model import Model
 from symstride.neighbors import NO_SLOTS
 from symstride.phase import Particles, Phase
 from symstride.simulate.familiar import check_stride, unfamiliar
+from symstride.simulate.nve import Simulation
 from symstride.simulate.plan import check_pressure, simulation_of, usual_skin
 from symstride.simulate.pressure import with_volume_energy
 from symstride.simulate.start import Start
+
+
+@dataclass(frozen=True)
+class _At:
+    """Where the strides have come to."""
+
+    simulation: Simulation
+    z: Phase  # never wrapped
+    images: np.ndarray  # [N, 3] cells by which the engine's positions are elsewhere
+    memory: Any = None
+    particles: Particles | None = None
+    left: np.ndarray | None = None  # positions as they were handed back
+    gradients: int = 0
+    strides: int = 0
+
+    @property
+    def cell(self) -> np.ndarray:
+        """[3, 3] Å."""
+        box = self.memory
+        return np.array(box.cell)[0] if isinstance(box, Box) else self.simulation.cell
 
 
 class Strides:
@@ -54,29 +76,36 @@ class Strides:
         self.model, self.stride_fs = model, check_stride(model, stride_fs)
         skin = skin or usual_skin(start.masses, self.stride_fs, temperature)
         self.warnings = unfamiliar(model, start, self.stride_fs, temperature)
-        self.gradients = self.strides = 0  # used and taken so far
-        self._simulation = simulation_of(model, start, self.stride_fs, skin)
+        simulation = simulation_of(model, start, self.stride_fs, skin)
         if bath is not None:
-            self._simulation = replace(self._simulation, map=bath(model.map))
-        if isinstance(barostat := self._simulation.map, CellRescaling):
-            check_pressure(self._simulation, barostat, start)
-            self._simulation = with_volume_energy(self._simulation, start, calculator)
-        self._memory: Any = None
-        self._particles: Particles | None = None
-        self._z = Phase(jnp.asarray(start.positions[0]), jnp.asarray(start.momenta[0]))
-        self._left: np.ndarray | None = None  # positions as they were handed back
-        self._images = np.zeros_like(start.positions[0])  # by which they differ from those of the strides
+            simulation = replace(simulation, map=bath(model.map))
+        if isinstance(barostat := simulation.map, CellRescaling):
+            check_pressure(simulation, barostat, start)
+            simulation = with_volume_energy(simulation, start, calculator)
+        self._numbers = start.numbers
+        z = Phase(jnp.asarray(start.positions[0]), jnp.asarray(start.momenta[0]))
+        self._at = _At(simulation, z, np.zeros(z.q.shape))
+
+    @property
+    def gradients(self) -> int:
+        """Used so far."""
+        return self._at.gradients
+
+    @property
+    def strides(self) -> int:
+        """Taken so far."""
+        return self._at.strides
 
     @property
     def heat(self) -> float:
         """eV that the bath has put in: the energy less this is what the model's map has to conserve."""
-        return float(self._memory.heat[0]) if isinstance(self._memory, Bath) else 0.0
+        memory = self._at.memory
+        return float(memory.heat[0]) if isinstance(memory, Bath) else 0.0
 
     @property
     def cell(self) -> np.ndarray:
         """[3, 3] Å, as it is now."""
-        memory = self._memory
-        return np.array(memory.cell)[0] if isinstance(memory, Box) else self._simulation.cell
+        return self._at.cell
 
     def advance(
         self, positions: np.ndarray, momenta: np.ndarray, cell: np.ndarray, strides: int = 1
@@ -89,40 +118,80 @@ class Strides:
         for name, x in (("positions", positions), ("momenta", momenta), ("cell", cell)):
             if not np.isfinite(x).all():
                 raise SimulationError(f"{name}: hold NaN or infinity before stride {self.strides + 1}")
-        self._adopt(np.asarray(positions, float), np.asarray(momenta, float), np.asarray(cell, float))
-        done = self._simulation.stretch(self._z, self._memory, strides, particles=self._particles)
+        at = self._adopted(np.asarray(positions, float), np.asarray(momenta, float), np.asarray(cell, float))
+        done = at.simulation.stretch(at.z, at.memory, strides, particles=at.particles)
         if done.failure:
             raise done.failure.error
-        self._z, self._memory, self._particles = done.z, done.memory, done.particles
+        particles = done.particles
         if done.outrun:
-            self._particles = self._simulation.particles(done.z.q, done.slots, memory=done.memory)
-        self.gradients += int(done.gradients[0])
-        self.strides += strides
-        self._left = left = np.asarray(done.z.q) + self._images @ self.cell
+            particles = at.simulation.particles(done.z.q, done.slots, memory=done.memory)
+        at = replace(
+            at,
+            z=done.z,
+            memory=done.memory,
+            particles=particles,
+            gradients=at.gradients + int(done.gradients[0]),
+            strides=at.strides + strides,
+        )
+        left = np.asarray(done.z.q) + at.images @ at.cell
+        self._at = replace(at, left=left)
         return left.copy(), np.array(done.z.p)
 
-    def _adopt(self, positions: np.ndarray, momenta: np.ndarray, cell: np.ndarray) -> None:
-        """Takes the system as it is now, with whatever of the last stride still holds."""
-        cell = np.where(self._simulation.pbc[:, None], cell, 0.0)
-        same_cell = np.array_equal(cell, self.cell)
-        if same_cell and self._left is not None and np.array_equal(positions, self._left):
-            self._z = Phase(self._z.q, jnp.asarray(momenta))
-            return
-        periods = np.linalg.pinv(self.cell)
-        self._images = np.round(positions @ np.linalg.pinv(cell) - np.asarray(self._z.q) @ periods)
-        self._z = Phase(jnp.asarray(positions - self._images @ cell), jnp.asarray(momenta))
+    def _adopted(self, positions: np.ndarray, momenta: np.ndarray, cell: np.ndarray) -> _At:
+        """The system as it is now, with whatever of the last stride still holds."""
+        at = self._at
+        cell = np.where(at.simulation.pbc[:, None], cell, 0.0)
+        same_cell = np.array_equal(cell, at.cell)
+        if same_cell and at.left is not None and np.array_equal(positions, at.left):
+            return replace(at, z=Phase(at.z.q, jnp.asarray(momenta)))
+        images = _images(positions @ np.linalg.pinv(cell) - np.asarray(at.z.q) @ np.linalg.pinv(at.cell))
+        z = Phase(jnp.asarray(positions - images @ cell), jnp.asarray(momenta))
+        simulation, memory, gradients = at.simulation, at.memory, at.gradients
         if not same_cell:
-            strain = np.linalg.pinv(self._simulation.cell) @ cell
-            bonded = self._simulation.bonded and self._simulation.bonded.deformed(strain)
-            self._simulation = replace(self._simulation, cell=cell, bonded=bonded)
-            if isinstance(self._memory, Box):
-                self._memory = replace(self._memory, cell=jnp.asarray(cell[None]))
-        slots = self._particles.neighbors.slots if self._particles else NO_SLOTS
-        self._particles = self._simulation.particles(self._z.q, slots, memory=self._memory)
-        if self._memory is not None:
-            h = jnp.asarray(self._simulation.h)
-            self._memory = _resume(self._simulation.map, self._memory, self._z, h, self._particles)
-            self.gradients += self._simulation.map.beginning
+            strain = np.linalg.pinv(simulation.cell) @ cell
+            bonded = simulation.bonded and simulation.bonded.deformed(strain)
+            simulation = replace(simulation, cell=cell, bonded=bonded)
+            if isinstance(memory, Box):
+                memory = replace(memory, cell=jnp.asarray(cell[None]))
+        if at.simulation.bonded is not None:
+            simulation = self._rebound(at.simulation.bonded, at.z, simulation, np.asarray(z.q))
+        slots = at.particles.neighbors.slots if at.particles else NO_SLOTS
+        particles = simulation.particles(z.q, slots, memory=memory)
+        if memory is not None:
+            memory = _resume(simulation.map, memory, z, jnp.asarray(simulation.h), particles)
+            gradients += simulation.map.beginning
+        return replace(
+            at,
+            simulation=simulation,
+            z=z,
+            images=images,
+            memory=memory,
+            particles=particles,
+            gradients=gradients,
+        )
+
+    def _rebound(self, before: Bonded, z: Phase, simulation: Simulation, q: np.ndarray) -> Simulation:
+        """With its bonds found anew at q where atoms that are bound have come to other images than at z."""
+        assert self.model.bonded
+        assert simulation.bonded
+        stretched = _vectors(simulation.bonded, q) - _vectors(before, np.asarray(z.q))
+        if not np.round(stretched @ np.linalg.pinv(simulation.cell)).any():
+            return simulation
+        system = self._numbers, q, simulation.cell, simulation.pbc
+        return replace(simulation, bonded=join([self.model.bonded.terms(*system, "the structure")]))
+
+
+def _vectors(bonded: Bonded, q: np.ndarray) -> np.ndarray:
+    """[B, 3] Å, of all bonds."""
+    one, other = np.asarray(bonded.bonds)
+    return q[other] + np.asarray(bonded.bond_shifts) - q[one]
+
+
+def _images(moved: np.ndarray) -> np.ndarray:
+    """Whole cells [N, 3] in what atoms have moved since, in cells. What all have moved together is none of
+    it: those of one molecule would not round alike."""
+    common = np.angle(np.mean(np.exp(2j * np.pi * moved), axis=0)) / (2 * np.pi)
+    return np.round(moved - common)
 
 
 @eqx.filter_jit
