@@ -1,11 +1,11 @@
 """Heat baths and constant pressure at long strides, beside Langevin dynamics in small steps.
 
-    python benchmarks/baths.py [--work DIR] [--ps 240] [--starts 16]
+    python benchmarks/baths.py [STAGE …] [--work DIR] [--ps 240] [--starts 16]
 
 Aluminium (EMT, 32 atoms, 300 K) with models/aluminium-explicit.safetensors: Langevin and stochastic velocity
 rescaling of 1 ps at 16 and 32 fs, and both at 1 bar in a cell that changes its shape. Temperatures, ⟨V⟩, ⟨u²⟩
 and RDF beside the reference's; at constant pressure the true pressure, which has to be that of the barostat.
-Writes benchmarks/results/baths.json and .png.
+Writes benchmarks/results/baths.json and .png, of all stages or of those named.
 """
 
 import argparse
@@ -13,7 +13,7 @@ from pathlib import Path
 
 import numpy as np
 
-from rows import canonical, write
+from rows import canonical, staged
 
 RESULTS = Path(__file__).parent / "results" / "baths.json"
 MODEL = Path(__file__).parent.parent / "models" / "aluminium-explicit.safetensors"
@@ -31,6 +31,7 @@ BATHS = [
 
 def main() -> None:
     arguments = argparse.ArgumentParser(description=__doc__)
+    arguments.add_argument("stages", nargs="*", metavar="STAGE", help="such as reference, csvr-32")
     arguments.add_argument("--work", type=Path, default=Path("baths.part"))
     arguments.add_argument("--ps", type=float, default=240.0)
     arguments.add_argument("--starts", type=int, default=16)
@@ -49,11 +50,17 @@ def main() -> None:
     still = Trajectory(at.numbers, at.masses, at.cell, at.pbc, np.zeros(1), at.positions, 0 * at.positions)
     starts = [still] * given.starts
     reference = canonical(EMT(), starts, KELVIN, REFERENCE_PS, REFERENCE_FS, FRAME_FS, given.work)
-    rows = [{"method": "langevin-reference", "stride_fs": REFERENCE_FS} | measures(settled(reference))]
+    fixed = {
+        "method": "langevin-reference",
+        "stride_fs": REFERENCE_FS,
+        "gradients_per_ps": 1000 / REFERENCE_FS,
+    }
+    stages = {"reference": lambda: [fixed | measures(settled(reference))]}
     for thermostat, stride, barostat in BATHS:
-        rows.append(row(structure, thermostat, stride, barostat, reference, given))
-        print(rows[-1], flush=True)
-    write(RESULTS, rows)
+        name = f"{thermostat}-{stride:g}" + (f"-{barostat}" if barostat else "")
+        at = thermostat, stride, barostat
+        stages[name] = lambda at=at: [row(structure, *at, reference, given)]
+    rows = staged(RESULTS, given.work, stages, given.stages)
     draw(rows).savefig(RESULTS.with_suffix(".png"), dpi=150)
 
 
@@ -84,7 +91,7 @@ def row(structure: Path, thermostat: str, stride: float, barostat: str | None, r
     out = run(MODEL, structure, given.work / f"{thermostat}-{stride:g}-{barostat}", settings)
     runs = settled(Output(out).trajectories())
     found = {"method": thermostat, "barostat": barostat, "stride_fs": stride, "starts": given.starts}
-    found |= {"length_ps": given.ps} | measures(runs)
+    found |= {"length_ps": given.ps, "gradients_per_ps": 2000 / stride} | measures(runs)
     sections, _ = summarise(
         runs, [] if barostat else settled(reference), temperature=KELVIN, stride_fs=stride
     )

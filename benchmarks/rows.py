@@ -178,15 +178,15 @@ def kept(path: Path, make) -> Any:
     return json.loads(path.read_text())
 
 
-def staged(path: Path, work: Path, stages: dict[str, Callable[[], list[dict]]], chosen: list[str]) -> None:
+def staged(path: Path, work: Path, stages: dict[str, Callable[[], list[dict]]], chosen: list[str]) -> list:
     """Makes the rows of the `chosen` stages, of all if none is named, and writes them to `path` beside those
-    that it has of others; after each, as all of them may take hours."""
+    that it has of others; after each, as all of them may take hours. All rows of `path`."""
     import jax
 
     if unknown := set(chosen) - set(stages):
         raise SystemExit(f"{', '.join(sorted(unknown))}: not among the stages {', '.join(stages)}")
     before = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = {name: [r for r in before if r["stage"] == name] for name in stages}
+    rows = {name: [r for r in before if r.get("stage") == name] for name in stages}
     for name in chosen or stages:
         found = kept(work / f"{name}.json", stages[name])
         rows[name] = [{"stage": name, "date": date.today().isoformat()} | r for r in found]
@@ -194,6 +194,7 @@ def staged(path: Path, work: Path, stages: dict[str, Callable[[], list[dict]]], 
         for row in rows[name]:
             print_row(row)
         jax.clear_caches()  # thousands of programs exhaust the memory maps
+    return [r for stage in rows.values() for r in stage]
 
 
 def print_row(r: dict) -> None:
