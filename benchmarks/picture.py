@@ -21,12 +21,13 @@ VARYING = ("system", "atoms")  # columns of tables in which they are not all the
 
 
 def main() -> None:
-    names = ("aluminium", "water", "ghmc", *(f"transfer-{study}" for study in TRANSFER))
-    aluminium, water, ghmc, *transfer = (
+    names = ("aluminium", "water", "baths", "ghmc", *(f"transfer-{study}" for study in TRANSFER))
+    aluminium, water, baths, ghmc, *transfer = (
         json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in names
     )
     fill_readme("aluminium", aluminium, [cells(r) for r in aluminium["rows"] if shown(r)])
     fill_readme("water", water, [cells(r) for r in water["rows"] if shown(r)])
+    fill_readme("baths", baths, [bath_cells(r) for r in baths["rows"]])
     fill_readme("ghmc", ghmc, [sampling_cells(r) for r in ghmc["rows"]])
     rows = [row for study in zip(TRANSFER, transfer, strict=True) for row in summary(*study)]
     fill_readme("transfer", max(transfer, key=lambda t: t["date"]), rows)
@@ -73,7 +74,36 @@ def cells(r: dict) -> dict[str, str]:
         "run": f"{r['starts']} × {r['length_ps']:.3g} ps" if "starts" in r else "",
         "error p / q, %": error,
         "drift, meV/atom/ps": drift,
+        "T(H), K": kelvins(r, "H"),
+        "T(O), K": kelvins(r, "O"),
     }
+
+
+def kelvins(r: dict, element: str) -> str:
+    found = (r.get("equipartition") or {}).get(element)
+    return f"{found['kelvin']:.1f} ± {found['stderr']:.1f}" if found else ""
+
+
+def bath_cells(r: dict) -> dict[str, str]:
+    def said(name: str, digits: int) -> str:
+        return "{:.{n}f} ± {:.{n}f}".format(*r[name], n=digits) if name in r else ""
+
+    return {
+        "bath": r["method"],
+        "barostat": r.get("barostat") or "",
+        "stride, fs": f"{r['stride_fs']:g}",
+        "run": f"{r['starts']} × {r['length_ps']:.3g} ps" if "starts" in r else "",
+        "T, K": said("temperature_K", 1),
+        "⟨V⟩, meV/atom": said("potential_mev_per_atom", 2),
+        "⟨u²⟩, Å²": said("amplitude_A2", 5),
+        "pressure, bar": said("mean_pressure_bar", 0),
+        "volume, Å³/atom": said("volume_A3_per_atom", 4),
+        "energy less heat, meV/atom/ps": said_drift(r.get("drift")),
+    }
+
+
+def said_drift(drift: dict | None) -> str:
+    return "" if drift is None else f"{drift['mev_per_atom_per_ps']:.4f} ± {drift['stderr']:.4f}"
 
 
 def sampling_cells(r: dict) -> dict[str, str]:

@@ -88,11 +88,25 @@ def canonical(
     """Langevin dynamics on true forces from the first frame of each of `starts`, its momenta forgotten within
     `friction_ps`; kept in `folder`."""
     import numpy as np
+
+    from symstride.data.dynamics import make_dynamics
+    from symstride.units import FS
+
+    def begin(atoms, k: int):
+        dynamics = make_dynamics(atoms, step_fs)
+        rng = np.random.default_rng([k, 1])
+        return dynamics.langevin(kelvin, rng, 1 / (1000 * friction_ps * FS)), dynamics.read
+
+    return recorded(calculator, starts, begin, round(1000 * ps / frame_fs), frame_fs, step_fs, folder)
+
+
+def recorded(calculator, starts, begin, frames: int, frame_fs: float, step_fs: float, folder: Path):
+    """Trajectories on true forces from the first frame of each of `starts`, kept in `folder`. `begin`(atoms,
+    k) gives what moves the k-th by a number of steps, and what reads its energy and forces."""
+    import numpy as np
     from ase import Atoms
 
     from symstride.data import h5md
-    from symstride.data.dynamics import make_dynamics
-    from symstride.units import FS
 
     found = []
     folder.mkdir(parents=True, exist_ok=True)
@@ -103,16 +117,14 @@ def canonical(
             atoms.set_masses(start.masses)
             atoms.set_momenta(start.momenta[0])
             atoms.calc = calculator
-            dynamics, frames = make_dynamics(atoms, step_fs), []
-            move = dynamics.langevin(kelvin, np.random.default_rng([k, 1]), 1 / (1000 * friction_ps * FS))
-            for _ in range(round(1000 * ps / frame_fs)):
+            (move, read), kept = begin(atoms, k), []
+            for _ in range(frames):
                 move(round(frame_fs / step_fs))
-                energy, forces = dynamics.read()
-                frames.append((energy, forces, atoms.positions.copy(), atoms.get_momenta()))
-            energies, forces, positions, momenta = map(np.array, zip(*frames, strict=True))
+                energy, forces = read()
+                kept.append((energy, forces, atoms.positions.copy(), atoms.get_momenta()))
+            energies, forces, positions, momenta = map(np.array, zip(*kept, strict=True))
             fields = {"positions": positions, "momenta": momenta, "energies": energies, "forces": forces}
-            times = frame_fs * np.arange(len(frames))
-            h5md.write(path, replace(start, times=times, info={}, **fields))
+            h5md.write(path, replace(start, times=frame_fs * np.arange(frames), info={}, **fields))
         found.append(h5md.read(path))
     return found
 
