@@ -1,4 +1,4 @@
-"""Runs that leave what their model was trained on: the alarm comes before the errors do.
+"""Runs that leave what their model was trained on: the alarm comes no later than the errors.
 
     python experiments/leaving.py     # about ten minutes; results/leaving.json and results/leaving.png
 
@@ -8,8 +8,8 @@
 - a pair that never met: a model of copper alone and gold alone, trained here, in CuAu (L1₀).
 
 Each runs at constant energy under the guards `warn`, `stop` and `substep`. Of the run that is only warned the
-novelty of every frame is told, and the true momentum error (EMT, over the thermal momentum of the start) of
-the stride from there; of all of them what their run.json has.
+novelty of where each stride leads is told, and its true momentum error (EMT, over the thermal momentum
+of the start); of all of them what their run.json has.
 """
 
 import tempfile
@@ -126,15 +126,16 @@ def left(case: Case, folder: Path) -> tuple[list[dict], np.ndarray]:
         if policy == "warn":
             (trajectory,) = Output(out).trajectories()
             looks = Looks.of(model, [trajectory], case.stride_fs)
-            curve = np.stack([trajectory.times[:-1], looks.novelty[:-1, 0], errors(case, trajectory) / known])
+            curve = np.stack([trajectory.times[:-1], looks.novelty[1:, 0], errors(case, trajectory) / known])
             row |= judged(*curve)
         rows.append(row)
     return rows, curve
 
 
 def judged(times: np.ndarray, novelty: np.ndarray, error: np.ndarray) -> dict:
-    """Whether the alarm, which looks every few strides, comes before an error that is too large."""
-    looks = np.arange(len(times)) % LOOK == 0
+    """Whether the alarm, which looks at few strides, comes with the first error that is too large."""
+    number = np.arange(len(times))
+    looks = (number == 0) | ((number + 1) % LOOK == 0)
     alarm = np.flatnonzero(looks & ~(novelty <= 1))
     wrong = np.flatnonzero(~(error <= BEYOND))
     return {

@@ -195,7 +195,7 @@ def test_policies(policy):
 
 
 def test_a_guard_that_stops_tells_what_it_saw():
-    """Which is not where the stride begins, where atoms are at rest, but after half of a bath."""
+    """Which is not where the stride begins, where atoms are at rest."""
     model, start = model_of((13,)), aluminium()
     moving = Guarded(model.map, Told.by(lambda z: 1e9 * jnp.sum(z.p**2)[None]), "stop", 4)
     simulation = replace(simulation_of(model, start, 8.0, 1.0), map=Langevin(moving, 300 * units.kB, 10.0, 0))
@@ -208,10 +208,10 @@ def test_a_guard_that_stops_tells_what_it_saw():
 
 def test_looks_are_every_few_strides():
     far = Told.by(lambda z: jnp.linalg.norm(z.q.reshape(REPLICAS, -1), axis=1))
-    _, seen, _ = strides(Guarded(SPRUNG, far, "warn", 8), 0.1, LOOK)
-    _, later, _ = strides(Guarded(SPRUNG, far, "warn", 8), 0.1, LOOK + 1)
-    then, _, _ = strides(SPRUNG, 0.1, LOOK)
-    np.testing.assert_allclose(seen.novelty, far(None, begun(), 0.1, CLUSTERS))
+    _, seen, _ = strides(Guarded(SPRUNG, far, "warn", 8), 0.1, LOOK - 1)
+    _, later, _ = strides(Guarded(SPRUNG, far, "warn", 8), 0.1, 2 * LOOK - 1)
+    first, then = (strides(SPRUNG, 0.1, count)[0] for count in (1, LOOK))
+    np.testing.assert_allclose(seen.novelty, far(None, first, 0.1, CLUSTERS))
     np.testing.assert_allclose(later.novelty, far(None, then, 0.1, CLUSTERS))
     np.testing.assert_allclose(later.farthest, np.maximum(seen.novelty, later.novelty))
 

@@ -551,16 +551,14 @@ def test_command(models, lattice, tmp_path):
 def test_what_a_guard_of_a_run_does(lattice, tmp_path):
     model = watched(tmp_path / "watched.safetensors")
     asked = {"thermostat": "langevin", "replicas": 2, "length_ps": 0.08}  # five strides
-    with pytest.raises(
-        SimulationError, match=r"stride 1 of 16 fs begins where atoms are unlike the training"
-    ):
+    with pytest.raises(SimulationError, match=r"stride 1 of 16 fs leads where atoms are unlike the training"):
         run(model, lattice, tmp_path / "stop", settings(guard="stop", **asked))
     assert "unlike the training data" in Output(tmp_path / "stop").record()["failure"]["message"]
     records = {}
     for guard in ("warn", "substep"):
         run(model, lattice, tmp_path / guard, settings(guard=guard, **asked))
         records[guard] = Output(tmp_path / guard).record()
-        assert "10 of 10 strides began where atoms are unlike" in "".join(records[guard]["warnings"])
+        assert "10 of 10 strides led where atoms are unlike" in "".join(records[guard]["warnings"])
         assert records[guard]["novelty"]["strides_beyond"] == [5, 5]
     plain, divided = (records[guard]["gradients_per_stride"] for guard in ("warn", "substep"))
     assert divided > plain + 7  # steps of 2 fs

@@ -113,8 +113,10 @@ class Plan:
 
 
 def _running(config: ExtendConfig, number: int) -> RunSettings:
-    seed = config.run.seed + number - 1
-    return replace(config.run, every=LOOK, energies=NEVER, guard="warn", seed=seed)
+    decided = {"every": LOOK, "guard": "warn", "seed": config.run.seed + number - 1}
+    if config.run.calculator:
+        decided["energies"] = NEVER
+    return replace(config.run, **decided)
 
 
 def _largest_force(data: Split) -> float:

@@ -24,12 +24,12 @@ class Watch(eqx.Module):
     strides: Array  # [] int, so far
     novelty: Array  # [replicas] at the last look
     farthest: Array  # [replicas] of all looks
-    first: Array  # [replicas] int, the stride before which it first was beyond 1; −1 if never
-    beyond: Array  # [replicas] int, strides begun where it was
+    first: Array  # [replicas] int, strides before the one that first led beyond 1; −1 if none did
+    beyond: Array  # [replicas] int, strides since then, but those from a look that found it back to the next
 
 
 class Guarded(Map):
-    """Φ_h = `map`, with a look at the `novelty` of z every few strides.
+    """Φ_h = `map`, with a look at the `novelty` of where strides lead, at the first and every few others.
 
     Where it is beyond 1, the policy `warn` counts strides, `stop` calls them not converged, and `substep`
     takes them in `parts` steps of velocity Verlet in the map's own limit of short strides, until a look finds
@@ -62,9 +62,9 @@ class Guarded(Map):
     def step(
         self, z: Phase, memory: Watch, h: float | Array, particles: Particles
     ) -> tuple[Phase, Watch, Status]:
-        memory = self._looked(z, memory, h, particles)
-        beyond = ~(memory.novelty <= 1)  # NaN is
         end, inner, status = self.map.step(z, memory.inner, h, particles)
+        memory = self._looked(end, memory, h, particles)
+        beyond = ~(memory.novelty <= 1)  # NaN is
         if self.policy == "stop":
             status = Status(status.converged & ~beyond, status.iterations, status.excursion)
         if self.policy == "substep":
@@ -81,8 +81,9 @@ class Guarded(Map):
         )
 
     def _looked(self, z: Phase, memory: Watch, h: float | Array, particles: Particles) -> Watch:
+        due = (memory.strides == 0) | ((memory.strides + 1) % LOOK == 0)
         novelty = jax.lax.cond(
-            memory.strides % LOOK == 0,
+            due,
             lambda: self.novelty(self.map, z, h, particles).astype(memory.novelty.dtype),
             lambda: memory.novelty,
         )

@@ -189,7 +189,7 @@ class Simulation:
         kind = SimulationError
         if not novelty[replica] <= 1:
             what = (
-                f"{where} begins where atoms are unlike the training data{{which}}: at "
+                f"{where} leads where atoms are unlike the training data{{which}}: at "
                 f"{novelty[replica]:.3g} times the distance that is usual there at most; train on such data, "
                 "or let the guard warn or substep"
             )

@@ -156,7 +156,7 @@ def _beyond(plan: Plan, watch: Watch, strides: int) -> str:
     error = plan.model.expected_error(plan.stride_fs, farthest)
     dealt = ", and were taken in small steps" if plan.settings.guard == "substep" else ""
     return (
-        f"{int(np.sum(watch.beyond))} of {strides} strides began where atoms are unlike the training data"
+        f"{int(np.sum(watch.beyond))} of {strides} strides led where atoms are unlike the training data"
         f"{dealt}, the first at {plan.stride_fs * first[first >= 0].min() / 1000:.4g} ps; the farthest at "
         f"{farthest:.3g} times what is usual there at most"
         + (f", where a momentum error of {100 * error:.2g} % is to be expected" if error else "")

@@ -82,7 +82,7 @@ class Last(eqx.Module):
     moved: Array  # [replicas] the largest change of a coordinate, Å; NaN if anything is
     excursion: Array  # [] Å
     outrun: Array  # [] bool, whether another like it would go farther than the neighbour lists reach
-    novelty: Array  # [replicas] of where it begins, as a guard saw it; 0 without one
+    novelty: Array  # [replicas] of where it leads, as a guard saw it; 0 without one
 
     @staticmethod
     def none(q: Array, particles: Particles) -> "Last":
