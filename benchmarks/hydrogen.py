@@ -13,6 +13,7 @@ from systems import make
 
 SKIN = 2.0  # Å
 POINTS = 32  # frames that errors of one stride are measured from
+BATHED = 8  # true trajectories in a bath
 FEW, SPECTRUM_PS = 4, 20.0  # runs of which every frame is kept, for the spectrum
 BATH_PS = 1.0
 LAG = 2000.0  # fs, from which on oxygen diffuses
@@ -148,16 +149,20 @@ class Study:
         return found
 
     def row(self, name: str, stride: float, reference, starts: int, ps: float, frame_fs: float) -> dict:
-        """A row of many long runs from frames of the reference: `nve`, `langevin` or `csvr`. In a bath they
-        are judged by Langevin dynamics in one like it; at constant energy a few tell the spectrum."""
+        """A row of many long runs: `nve`, `langevin` or `csvr`.
+
+        At constant energy they begin in frames of the reference, and a few tell the spectrum. In a bath they
+        begin in frames of true Langevin dynamics in one like it, and are judged by it: energy that stretches
+        have to spare at the start stays there for tens of picoseconds.
+        """
         bath = {"nve": None, "langevin": self.langevin, "csvr": self.csvr}[name]
-        begun = spread(reference, starts)
-        runs = self.runs(name, stride, begun, ps, frame_fs, bath)
         if bath is not None:
             length = float(reference[0].times[-1] / 1000)
-            true = self.canonical(begun, length, frame_fs, BATH_PS)
+            true = self.canonical(spread(reference[:BATHED], BATHED), length, frame_fs, BATH_PS)
+            runs = self.runs(name, stride, spread(true, starts), ps, frame_fs, bath)
             slowed = true if name == "langevin" else reference  # diffusion is, by its friction
             return self.run_row(f"explicit-{name}", stride, runs, true) | diffusion(runs, slowed)
+        runs = self.runs(name, stride, spread(reference, starts), ps, frame_fs, bath)
         few = self.runs("spectrum", stride, spread(reference[:FEW], FEW), SPECTRUM_PS, stride)
         row = self.run_row(f"explicit-{name}", stride, runs, reference) | diffusion(runs, reference)
         return row | {"spectrum": self.run_row("spectrum", stride, few, reference).get("comparisons")}
@@ -249,12 +254,12 @@ def _parts(stride: float, steps) -> list[float]:
 
 
 def spread(reference, count: int):
-    """As many starts: frames of the trajectories, equally far apart."""
+    """As many starts: frames of the trajectories, equally far apart from each other and from the ends."""
     each = -(-count // len(reference))
     starts = []
     for n in range(each):
         for t in reference:
-            k = n * len(t.times) // each
+            k = (n + 1) * len(t.times) // (each + 1)
             starts.append(replace(t, positions=t.positions[k : k + 1], momenta=t.momenta[k : k + 1]))
     return starts[:count]
 
