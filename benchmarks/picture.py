@@ -40,8 +40,10 @@ def fill_readme(name: str, results: dict, rows: list[dict[str, str]]) -> None:
     columns = [c for c in columns if c not in VARYING or len({r[c] for r in rows}) > 1]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(r[c] for c in columns) + " |" for r in rows]
-    machine = results["machine"]["processor"]
-    lines += ["", f"{machine}, one thread, {results['date']}; with one standard error."]
+    usual = results["machine"]["processor"], results["date"]
+    made = sorted({(r.get("processor", usual[0]), r.get("date", usual[1])) for r in results["rows"]})
+    where = ", and ".join(f"{processor}, {day}" for processor, day in made)
+    lines += ["", f"{where}; one thread; with one standard error."]
     path, source = ROOT / "README.md", f"<!-- figures: benchmarks/{name}.py -->"
     table = f"{source}\n\n" + "\n".join(lines) + "\n\n<!-- end of figures -->"
     pattern = re.escape(source) + ".*?<!-- end of figures -->"

@@ -195,13 +195,16 @@ def staged(path: Path, work: Path, stages: dict[str, Callable[[], list[dict]]], 
     that it has of others; after each, as all of them may take hours. All rows of `path`."""
     import jax
 
+    from symstride.measure.machine import processor
+
     if unknown := set(chosen) - set(stages):
         raise SystemExit(f"{', '.join(sorted(unknown))}: not among the stages {', '.join(stages)}")
     before = json.loads(path.read_text())["rows"] if path.exists() else []
     rows = {name: [r for r in before if r.get("stage") == name] for name in stages}
     for name in chosen or stages:
         found = kept(work / f"{name}.json", stages[name])
-        rows[name] = [{"stage": name, "date": date.today().isoformat()} | r for r in found]
+        made = {"stage": name, "date": date.today().isoformat(), "processor": processor()}
+        rows[name] = [made | r for r in found]
         write(path, [r for stage in rows.values() for r in stage])
         for row in rows[name]:
             print_row(row)
