@@ -286,7 +286,8 @@ def test_what_makes_no_sense_is_named(model, atoms):
         NVE(atoms, model, 2 * FS)
     with pytest.warns(SymstrideWarning, match="stride 5 fs: the model was trained for 4, 8 fs") as told:
         NVE(atoms, model, 5 * FS).run(0)
-    assert [warning.filename for warning in told] == [__file__]
+    ours = [warning.filename for warning in told if warning.category is SymstrideWarning]
+    assert ours == [__file__]
     bath = {"temperature_K": 300.0, "friction": 0.01 / FS}
     seeds = {Langevin(atoms, model, **bath).todict()["seed"] for _ in range(3)}  # each has one of its own
     assert len(seeds) == 3
