@@ -32,6 +32,7 @@ class Study:
     data: dict = field(default_factory=dict)  # changes of its sample.yaml
     temperature: float = 300.0  # K
     explicit: str = "explicit"  # the learned map's file, of these strides
+    outer: dict | None = None  # the network of its outermost kicks, if it is another
 
     def configuration(self) -> dict:
         """What its reference is sampled with."""
@@ -53,7 +54,7 @@ class Study:
         from symstride.train.plots import describe
 
         maps = {
-            "explicit": {"kind": "explicit", "drift": "bonded", "shared": False},
+            "explicit": {"kind": "explicit", "drift": "bonded", "shared": False, "outer": self.outer},
             "verlet": {"kind": "verlet"},
             "respa": {"kind": "verlet", "drift": "bonded"},
         }

@@ -47,7 +47,7 @@ def main() -> None:
     arguments.add_argument("--starts", type=int, default=20)
     given = arguments.parse_args()
     study = replace(STUDY, work=given.work)
-    longer = replace(study, explicit="explicit-8", strides=(8.0,), schedule=STUDY.schedule | {"steps": 4000})
+    longer = replace(study, explicit="explicit-8", strides=(8.0,), outer=STUDY.network | {"layers": 1})
     heavy = replace(study, title="64 D2O SPC/Fw 300 K")
     reference = study.reference(*REFERENCE)
     stages = {f"errors-{h:g}": lambda h=h: study.errors(reference, h, VERLET, RESPA) for h in STRIDES}

@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 from symstride.actions import particle
 from symstride.actions.particle import ParticleNetwork
 from symstride.measure.structure import reversal_error, symplectic_defect, thermal_scales
-from symstride.model import MapConfig, NetworkConfig, Scales, build_map
+from symstride.model import MapConfig, Model, NetworkConfig, Scales, build_map, load_model, save_model
 from symstride.neighbors import neighbor_list
 from symstride.phase import Particles, Phase
 from symstride.units import FS, KB
@@ -119,6 +119,18 @@ def test_second_layer_feels_neighbors_of_neighbors(network):
     assert abs(near[0] - far[0]).max() > 1e-7  # 6.4 Å away, with a cutoff of 4 Å
 
 
+def test_one_layer_feels_no_farther_than_the_cutoff(network):
+    moving = "o1" in network.first_layer.mixing
+    one = ParticleNetwork(2, species=2, **SIZES, layers=1, moving=moving, key=jax.random.key(1))
+    atoms = Atoms("AlCuAl", [[0, 0, 0], [3.2, 0, 0], [6.4, 0.5, 0]])
+    u, x = _inputs(atoms)
+    particles = _particles(atoms, 4.5)
+    near = _terms(one, jnp.asarray(atoms.positions), u, x, particles)
+    far = _terms(one, jnp.asarray(atoms.positions).at[2, 1].add(0.2), u, x, particles)
+    np.testing.assert_array_equal(near[0], far[0])
+    assert abs(near[1] - far[1]).max() > 1e-5
+
+
 def test_blocks_change_nothing(network, monkeypatch):
     """Terms, densities, and the slopes of a loss of forces."""
     atoms = _alloy(3) * (2, 1, 1)
@@ -155,7 +167,7 @@ def _crystal() -> tuple[Atoms, Phase]:
     ("kind", "options"),
     [
         ("explicit", {}),
-        ("explicit", {"drifts": 3, "shared": False}),
+        ("explicit", {"drifts": 3, "shared": False, "outer": {"radial": 3, "cutoff": 3.5}}),
         ("s3", {"tolerance": 1e-13}),
     ],
 )
@@ -191,6 +203,17 @@ def test_learned_maps_are_symplectic_and_reversible(kind, options):
     assert bool(status.converged.all())
     here, _ = built.inverse(there, h, particles)
     np.testing.assert_allclose(here.q, z.q, atol=1e-11)
+
+
+def test_a_model_whose_outer_kicks_are_cheaper_is_read_again(tmp_path):
+    settings = {"kind": "explicit", "strides_fs": [8], "shared": False, "network": SIZES}
+    config = MapConfig.model_validate(settings | {"outer": SIZES | {"radial": 3}})
+    built = build_map(config, SCALES, (13,), jax.random.key(2))
+    save_model(Model(built, config, SCALES, (13,), {}), tmp_path / "model.safetensors")
+    outer, inner = load_model(tmp_path / "model.safetensors").map.kicks.networks
+    assert outer.second_layer is None
+    assert inner.second_layer is not None
+    assert eqx.tree_equal((outer, inner), built.kicks.networks)
 
 
 def test_stride_and_mass_enter_together():

@@ -154,8 +154,19 @@ def test_only_explicit_maps_take_a_processor(tmp_path):
         load_config(path, MapConfig)
 
 
-def test_a_processor_looks_no_farther_than_the_lists(tmp_path):
+@pytest.mark.parametrize("part", ["processor", "outer"])
+def test_no_network_looks_farther_than_the_lists(tmp_path, part):
     path = tmp_path / "map.yaml"
-    path.write_text("kind: explicit\nstrides_fs: [16]\nnetwork: {cutoff: 5}\nprocessor: {cutoff: 5.5}\n")
-    with pytest.raises(ConfigError, match=r"processor.cutoff is 5.5 Å, beyond network.cutoff, 5 Å"):
+    path.write_text(
+        f"kind: explicit\nstrides_fs: [16]\nshared: false\nnetwork: {{cutoff: 5}}\n{part}: {{cutoff: 5.5}}\n"
+    )
+    with pytest.raises(ConfigError, match=rf"{part}.cutoff is 5.5 Å, beyond network.cutoff, 5 Å"):
+        load_config(path, MapConfig)
+
+
+@pytest.mark.parametrize("map", ["kind: s3", "kind: explicit", "kind: explicit\nshared: false\ndrifts: 1"])
+def test_outer_kicks_of_their_own_are_not_shared(tmp_path, map):
+    path = tmp_path / "map.yaml"
+    path.write_text(f"{map}\nstrides_fs: [16]\nouter: {{}}\n")
+    with pytest.raises(ConfigError, match="`outer` is for the outermost kicks of a map of"):
         load_config(path, MapConfig)

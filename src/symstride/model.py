@@ -65,6 +65,12 @@ class NetworkConfig(Config):
     hidden: PositiveInt = 64
 
 
+class OuterConfig(NetworkConfig):
+    """Those of the network of the outermost kicks."""
+
+    layers: Literal[1, 2] = Field(default=1, description="one takes half the time of two")
+
+
 class MapConfig(Config):
     """What kind of map, for which strides."""
 
@@ -107,6 +113,11 @@ class MapConfig(Config):
         1e-5, description="of an implicit map's or a processor's solve, thermal units"
     )
     network: NetworkConfig = NetworkConfig()
+    outer: OuterConfig | None = Field(
+        default=None,
+        description="of an explicit map whose kicks are not shared: a cheaper network for the outermost; {} "
+        "has one layer and otherwise the default sizes",
+    )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "MapConfig":
@@ -120,11 +131,17 @@ class MapConfig(Config):
             raise ValueError(f"charges: {', '.join(unknown)}: no chemical element; give symbols such as O")
         if self.processor is not None and self.kind != "explicit":
             raise ValueError(f"a map of kind {self.kind} takes no `processor`; those of kind explicit do")
-        if self.processor is not None and self.processor.cutoff > self.network.cutoff:
+        if self.outer is not None and (self.kind != "explicit" or self.shared or self.drifts == 1):
             raise ValueError(
-                f"processor.cutoff is {self.processor.cutoff:g} Å, beyond network.cutoff, "
-                f"{self.network.cutoff:g} Å: no pairs are found there"
+                "`outer` is for the outermost kicks of a map of kind explicit with `shared: false` and two "
+                "`drifts` or more"
             )
+        for name, part in (("processor", self.processor), ("outer", self.outer)):
+            if part is not None and part.cutoff > self.network.cutoff:
+                raise ValueError(
+                    f"{name}.cutoff is {part.cutoff:g} Å, beyond network.cutoff, "
+                    f"{self.network.cutoff:g} Å: no pairs are found there"
+                )
         return self
 
     @property
@@ -296,7 +313,8 @@ def _palindrome(
     shared = config.shared or config.kind == "verlet"
     outputs = LearnedKicks.outputs(orders, distinct, shared)
     keys = jax.random.split(key, 1 if shared else distinct)
-    networks = tuple(ParticleNetwork(outputs, **sizes, key=k) for k in keys)
+    outer = sizes | (config.outer.model_dump() if config.outer else {})
+    networks = tuple(ParticleNetwork(outputs, **(sizes if n else outer), key=k) for n, k in enumerate(keys))
     kicks = LearnedKicks(networks, scales.energy, scales.stride_unit, orders, distinct, long_range)
     return Palindrome(kicks, drifts, flow=flight(config))
 

@@ -51,7 +51,7 @@ class ParticleDirect(Direct):
     def change(self, z: Phase, h: float | Array, particles: Particles) -> Phase:
         particles = replace(particles, neighbors=particles.neighbors.within(z.q))
         h = jnp.broadcast_to(h, particles.masses.shape)
-        gates, *densities = self.network.terms(
+        gates, densities = self.network.terms(
             z.q, *motion(z.p, h, particles, self.length, self.stride_unit), particles
         )
         vectors = jnp.concatenate([_vectors(d) for d in densities], -1)

@@ -11,7 +11,7 @@ import math
 from collections.abc import Callable
 from functools import partial, reduce
 from itertools import pairwise
-from typing import Any
+from typing import Any, Literal
 
 import equinox as eqx
 import jax
@@ -205,16 +205,16 @@ class Layer(eqx.Module):
 class ParticleNetwork(eqx.Module):
     """[M, outputs] atomic terms of positions, relative displacements and strides.
 
-    Two layers: in the second every neighbour's weight is multiplied by what it learned of its own
-    neighbours, so that an atom feels twice the cutoff.
+    In the second of two layers every neighbour's weight is multiplied by what it learned of its own
+    neighbours, so that an atom feels twice the cutoff. One layer alone takes half the time.
     """
 
     radial: Radial
     first: list[Array]  # radial (and species pair) weights of 1, r̂ and r̂r̂, each [S·R·S, C]
     first_layer: Layer
-    node: Array  # hidden features → channels, as weights of the second layer's edges
-    second: Array  # [R, C]
-    second_layer: Layer
+    node: Array | None  # hidden features → channels, as weights of the second layer's edges, if there is one
+    second: Array | None  # [R, C]
+    second_layer: Layer | None
     readout: Array
     species: int = eqx.field(static=True)
 
@@ -231,6 +231,7 @@ class ParticleNetwork(eqx.Module):
         channels: int = 16,
         products: int = 16,
         hidden: int = 64,
+        layers: Literal[1, 2] = 2,
         moving: bool = False,
         key: Array,
     ):
@@ -243,10 +244,12 @@ class ParticleNetwork(eqx.Module):
         ]
         extra = 1 + species
         self.first_layer = Layer(channels, products, hidden, extra, moving, next(keys))
-        self.node = _dense(next(keys), hidden, channels)
-        self.second = _dense(next(keys), radial, channels)
-        self.second_layer = Layer(channels, products, hidden, extra + hidden, moving, next(keys))
-        width = 2 * hidden + len(self.first_layer.mean.array) + len(self.second_layer.mean.array)
+        self.node = self.second = self.second_layer = None
+        if layers == 2:
+            self.node = _dense(next(keys), hidden, channels)
+            self.second = _dense(next(keys), radial, channels)
+            self.second_layer = Layer(channels, products, hidden, extra + hidden, moving, next(keys))
+        width = layers * (hidden + len(self.first_layer.mean.array))
         self.readout = 0.05 * _dense(next(keys), width, outputs)
 
     @property
@@ -263,15 +266,15 @@ class ParticleNetwork(eqx.Module):
 
     def terms(
         self, q: Array, step: Array | None, x: Array, particles: Particles
-    ) -> tuple[Array, Densities, Densities]:
-        """[M, outputs], and the densities of both layers."""
-        features, first, second = self.features(q, step, x, particles)
-        return features @ self.readout, first, second
+    ) -> tuple[Array, list[Densities]]:
+        """[M, outputs], and the densities of each layer."""
+        features, densities = self.features(q, step, x, particles)
+        return features @ self.readout, densities
 
     def features(
         self, q: Array, step: Array | None, x: Array, particles: Particles
-    ) -> tuple[Array, Densities, Densities]:
-        """What the outputs are linear in [M, F], and the densities of both layers it comes from."""
+    ) -> tuple[Array, list[Densities]]:
+        """What the outputs are linear in [M, F], and the densities of each layer it comes from."""
         whole, blocks = partial(self._features, _whole), partial(self._features, _in_blocks)
         atoms, given = q.shape[0], (q, step, x, particles)
         if is_symbolic_dim(atoms):  # exported: it is known where the program runs
@@ -282,13 +285,15 @@ class ParticleNetwork(eqx.Module):
 
     def _features(
         self, how: Callable, q: Array, step: Array | None, x: Array, particles: Particles
-    ) -> tuple[Array, Densities, Densities]:
+    ) -> tuple[Array, list[Densities]]:
         over = how(*self._edges(q, step, particles))
         species, extra = jnp.asarray(particles.species), self._extra(x, particles)
         first, standard1, hidden1 = over(self._first, species, extra)
+        if self.node is None:
+            return jnp.concatenate([hidden1, standard1], -1), [first]
         node = hidden1 @ self.node
         second, standard2, hidden2 = over(partial(self._second, node), hidden1, extra)
-        return jnp.concatenate([hidden1, hidden2, standard1, standard2], -1), first, second
+        return jnp.concatenate([hidden1, hidden2, standard1, standard2], -1), [first, second]
 
     def calibrated(self, q: Array, step: Array | None, x: Array, particles: Particles) -> "ParticleNetwork":
         """With all internal features standardised over these configurations."""
@@ -301,6 +306,8 @@ class ParticleNetwork(eqx.Module):
         edges, extra = make(*pairs), network._extra(x, particles)
         densities = network._first_densities(edges, particles.species)
         network = eqx.tree_at(lambda n: n.first_layer, network, network.first_layer.calibrated(densities))
+        if network.node is None or network.second_layer is None:
+            return network
         _, _, hidden = network._first(edges, particles.species, extra)
         densities = network._second_densities(edges, hidden @ network.node)
         return eqx.tree_at(lambda n: n.second_layer, network, network.second_layer.calibrated(densities))
@@ -328,6 +335,7 @@ class ParticleNetwork(eqx.Module):
         return densities, *self.first_layer(densities, extra)
 
     def _second(self, node: Array, edges: Edges, hidden: Array, extra: Array):
+        assert self.second_layer is not None
         densities = self._second_densities(edges, node)
         return densities, *self.second_layer(densities, jnp.concatenate([hidden, extra], -1))
 
@@ -360,6 +368,7 @@ class ParticleNetwork(eqx.Module):
         return jnp.concatenate(mixed, 1)
 
     def _second_densities(self, edges: Edges, node: Array) -> Densities:
+        assert self.second is not None
         gathered = edges.pairs.gather(node)
         mixing = (self.radial.decorrelate() @ self.second).T
         mixing = jnp.broadcast_to(mixing, (gathered.shape[0], *mixing.shape))  # by atoms: no transpose

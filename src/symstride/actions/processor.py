@@ -39,7 +39,7 @@ class LearnedProcessor(Action):
     def value(self, q: Array, p: Array, h: float | Array, particles: Particles) -> Array:
         h = jnp.broadcast_to(h, particles.masses.shape)
         step, x = motion(p, h, particles, self.length, self.stride_unit)
-        gates, *densities = self.network.terms(q, step, x, particles)
+        gates, densities = self.network.terms(q, step, x, particles)
         odd = jnp.concatenate([part for d in densities for part in _odd(d)], -1)
         return self.energy * jnp.sum(h * x * jnp.sum(gates * odd, -1))
 
