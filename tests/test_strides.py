@@ -1,6 +1,9 @@
 """Strides of a system that an engine owns: those of a run, however the engine wraps, holds or deforms it."""
 
+import re
+import warnings
 from dataclasses import replace
+from pathlib import Path
 
 import jax
 import jax.numpy as jnp
@@ -9,10 +12,10 @@ import pytest
 from ase import units
 from ase.build import bulk
 
-from symstride.errors import ConfigError, SimulationError
+from symstride.errors import ConfigError, SimulationError, SymstrideWarning
 from symstride.hamiltonians import water
 from symstride.hamiltonians.forcefield import Bend, ForceField, Stretch
-from symstride.model import MapConfig, Model, NetworkConfig, Scales, build_map
+from symstride.model import MapConfig, Model, NetworkConfig, Scales, build_map, load_model
 from symstride.phase import Phase
 from symstride.simulate.parts import taken_apart
 from symstride.simulate.plan import simulation_of
@@ -21,6 +24,7 @@ from symstride.simulate.strides import Strides
 
 jax.config.update("jax_enable_x64", True)
 
+SHIPPED = Path(__file__).parents[1] / "models" / "aluminium-explicit.safetensors"
 NETWORK = NetworkConfig(cutoff=3.5, nearest=0.8, radial=4, channels=4, products=4, hidden=8)
 SPC = ForceField(
     bonds={"H(O)-O(HH)": Stretch(stiffness=water.BOND, length=water.LENGTH)},
@@ -168,6 +172,35 @@ def test_a_stride_that_fails_leaves_all_as_it_was():
     again = Strides(model, start, 8.0)
     again.advance(start.positions[0], start.momenta[0], start.cell)
     np.testing.assert_array_equal(strides.advance(q, p, start.cell), again.advance(q, p, start.cell))
+
+
+def test_strides_look_where_they_lead():
+    model, start = load_model(SHIPPED), aluminium()
+    q, p, cell = start.positions[0], start.momenta[0], start.cell
+
+    def told(momenta, strides, **settings):
+        """Warnings of so many strides, one by one, and where they ended."""
+        given = Strides(model, start, **settings)
+        with warnings.catch_warnings(record=True) as seen:
+            warnings.simplefilter("always")
+            at = q, momenta
+            for _ in range(strides):
+                at = given.advance(*at, cell)
+        return [str(w.message) for w in seen if issubclass(w.category, SymstrideWarning)], at
+
+    assert told(p, 8)[0] == []
+    (warning,), fast = told(2 * p, 5)
+    assert re.match(r"stride 1 led where atoms are unlike the training data, at \d.* % is to be", warning)
+    stopping = Strides(model, start, guard="stop")
+    with pytest.raises(SimulationError, match="stride 1 of 32 fs leads where atoms are unlike"):
+        stopping.advance(q, 2 * p, cell)
+    assert stopping.strides == 0
+    (_,), slow = told(2 * p, 5, guard="substep")
+    assert 1e-4 < abs(slow[0] - fast[0]).max() < 0.1  # of the 2 Å that they went
+    with pytest.raises(ConfigError, match="guard: halt is not right: warn, stop or substep"):
+        Strides(model, start, guard="halt")
+    with pytest.raises(ConfigError, match="guard: stop has nothing to go by: the model cannot tell"):
+        Strides(model_of((13,)), start, 8.0, guard="stop")
 
 
 def test_what_no_engine_can_run():

@@ -19,6 +19,7 @@ from symstride.errors import ConfigError, SymstrideWarning
 from symstride.maps import thermostat
 from symstride.maps.barostat import CellRescaling
 from symstride.maps.base import Map
+from symstride.maps.guarded import Policy
 from symstride.model import Model, load_model
 from symstride.simulate.plan import rescaling
 from symstride.simulate.start import start_of
@@ -39,8 +40,10 @@ class StrideDynamics(MolecularDynamics):
 
     **Arguments:** `model` is one, or the path of one; `timestep` the stride in ASE's unit of time, None the
     model's longest; `keywords` are those of `ase.md.md.MolecularDynamics`. What the model was not trained for
-    gives a SymstrideWarning. Raises ConfigError for a stride it was not trained for, a processed model and
-    constraints, DataError for elements and bonds that it does not know and atoms that overlap.
+    gives a SymstrideWarning; with `guard="stop"` strides end where they lead to atoms unlike its training
+    data, with "substep" they are taken in small steps there. Raises ConfigError for a stride it was not
+    trained for, a processed model and constraints, DataError for elements and bonds that it does not know and
+    atoms that overlap.
     """
 
     _given: Mapping[str, Any] = MappingProxyType({})  # what a bath adds to `todict`
@@ -53,6 +56,7 @@ class StrideDynamics(MolecularDynamics):
         *,
         bath: Callable[[Map], Any] | None = None,
         temperature_K: float | None = None,
+        guard: Policy = "warn",
         logfile: Any = None,
         loginterval: int = 1,
         **keywords: Any,
@@ -61,7 +65,7 @@ class StrideDynamics(MolecularDynamics):
         self._start = start_of(atoms)
         temperature = temperature_K or self._start.temperature
         stride_fs = None if timestep is None else timestep / FS
-        settings = {"bath": bath, "calculator": atoms.calc}
+        settings = {"bath": bath, "calculator": atoms.calc, "guard": guard}
         self._strides = Strides(self.model, self._start, stride_fs, temperature, **settings)
         self.atoms, self.dt = atoms, self._strides.stride_fs * FS
         self._check()  # before a file is touched

@@ -27,6 +27,7 @@ from ipi.utils.depend import dstrip  # pyright: ignore[reportMissingImports]
 from ipi.utils.units import Constants, unit_to_internal, unit_to_user  # pyright: ignore[reportMissingImports]
 
 from symstride.errors import ConfigError, DataError, SymstrideWarning
+from symstride.maps.guarded import Policy
 from symstride.model import Model
 from symstride.simulate.familiar import unfamiliar
 from symstride.simulate.start import Start
@@ -45,23 +46,28 @@ WITHOUT_STRESS = (
 ISOTOPES = {"D": 1, "T": 1}
 
 
-def nve(model: Model, stride_fs: float | None = None, skin: float | None = None) -> Step:
+def nve(
+    model: Model, stride_fs: float | None = None, skin: float | None = None, guard: Policy = "warn"
+) -> Step:
     """Constant energy: each step of i-PI is a stride.
 
     **Arguments:** `stride_fs` None takes the model's longest stride, `skin` (Å) None the usual one. The first
     step raises ConfigError where the simulation is another than these strides can be a step of (its
     timestep, ensemble, beads, fixed atoms, bias) and DataError for atoms that the model does not know; it
-    warns of what the model was not trained for. Every step raises SimulationError or ConvergenceError as
+    warns of what the model was not trained for. `guard` is what to do where atoms are unlike the training
+    data: `warn`, once, `stop` or `substep`. Every step raises SimulationError or ConvergenceError as
     `Strides.advance` does.
     """
 
     def stride(motion: Any, system: "_System") -> None:
         system.advance()
 
-    return _stepper("nve", stride, model, stride_fs, skin)
+    return _stepper("nve", stride, model, stride_fs, skin, guard)
 
 
-def nvt(model: Model, stride_fs: float | None = None, skin: float | None = None) -> Step:
+def nvt(
+    model: Model, stride_fs: float | None = None, skin: float | None = None, guard: Policy = "warn"
+) -> Step:
     """Constant temperature: a stride between two halves of i-PI's own thermostat (its splitting obabo).
 
     Arguments and errors are those of `nve`.
@@ -72,10 +78,12 @@ def nvt(model: Model, stride_fs: float | None = None, skin: float | None = None)
         system.advance()
         _thermostat(motion)
 
-    return _stepper("nvt", stride, model, stride_fs, skin)
+    return _stepper("nvt", stride, model, stride_fs, skin, guard)
 
 
-def npt(model: Model, stride_fs: float | None = None, skin: float | None = None) -> Step:
+def npt(
+    model: Model, stride_fs: float | None = None, skin: float | None = None, guard: Policy = "warn"
+) -> Step:
     """Constant pressure: between the thermostat's halves and the stride, halves of i-PI's isotropic barostat.
 
     With H the enthalpy, positions and momenta s, π in units of the cell and its logarithmic size ε, the
@@ -101,7 +109,7 @@ def npt(model: Model, stride_fs: float | None = None, skin: float | None = None)
         _thermostat(motion)
         system.watch_volume()
 
-    return _stepper("npt", stride, model, stride_fs, skin)
+    return _stepper("npt", stride, model, stride_fs, skin, guard)
 
 
 def _stepper(
@@ -110,13 +118,14 @@ def _stepper(
     model: Model,
     stride_fs: float | None,
     skin: float | None,
+    guard: Policy,
 ) -> Step:
     systems: dict[Dynamics, _System] = {}
 
     def step(motion: Any, step: int | None = None) -> None:
         if motion not in systems:
             _check(motion, ensemble)
-            systems[motion] = _System(motion, model, stride_fs, skin)
+            systems[motion] = _System(motion, model, stride_fs, skin, guard)
         stride(motion, systems[motion])
         motion.ensemble.time += motion.dt
 
@@ -126,10 +135,10 @@ def _stepper(
 class _System:
     """The atoms of one motion, in ASE's units and in i-PI's."""
 
-    def __init__(self, motion: Any, model: Model, stride_fs: float | None, skin: float | None):
+    def __init__(self, motion: Any, model: Model, stride_fs: float | None, skin: float | None, guard: Policy):
         self.motion = motion
         self.start = start = _start(motion)
-        self.strides = Strides(model, start, stride_fs, start.temperature, skin)
+        self.strides = Strides(model, start, stride_fs, start.temperature, skin, guard=guard)
         _check_timestep(motion, self.strides.stride_fs)
         for warning in self.strides.warnings:
             warnings.warn(warning, SymstrideWarning, stacklevel=4)

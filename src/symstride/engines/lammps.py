@@ -13,6 +13,7 @@ import numpy as np
 from ase.data import atomic_masses, atomic_numbers
 
 from symstride.errors import ConfigError, SimulationError, SymstrideWarning
+from symstride.maps.guarded import Policy
 from symstride.model import Model, load_model
 from symstride.simulate.start import Start
 from symstride.simulate.strides import Strides
@@ -72,19 +73,26 @@ class LammpsStrides:
     `run` and `minimize` end at once, with a message, until `unfix symstride`.
 
     **Arguments:** `lmp` holds the atoms, in units metal, on one process; its timestep is the stride.
-    `elements` are those of type 1, 2, …; None tells them from masses. Warns (SymstrideWarning) of what the
+    `elements` are those of type 1, 2, …; None tells them from masses. `guard` is what to do where atoms are
+    unlike the training data: `warn`, once, `stop` or `substep`. Warns (SymstrideWarning) of what the
     model was not trained for; raises ConfigError for settings of LAMMPS that do not fit, by their names, and
     DataError for elements and bonds that the model does not know.
     """
 
-    def __init__(self, lmp: Lammps, model: Model | Path | str, elements: Sequence[str] | None = None):
+    def __init__(
+        self,
+        lmp: Lammps,
+        model: Model | Path | str,
+        elements: Sequence[str] | None = None,
+        guard: Policy = "warn",
+    ):
         self.lmp = lmp
         model = model if isinstance(model, Model) else load_model(Path(model))
         _check_settings(lmp, model.config.strides_fs)
         self._elements = elements
         self._system = start = _start(lmp, elements)
         self.dt = lmp.extract_global("dt")
-        self.strides = Strides(model, start, 1000 * self.dt, start.temperature or 300.0)
+        self.strides = Strides(model, start, 1000 * self.dt, start.temperature or 300.0, guard=guard)
         for warning in self.strides.warnings:
             warnings.warn(warning, SymstrideWarning, stacklevel=2)
         self._ids = np.sort(lmp.numpy.extract_atom("id")[: len(start.numbers)])

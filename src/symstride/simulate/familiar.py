@@ -76,6 +76,14 @@ def unfamiliar(model: Model, start: Start, stride_fs: float, temperature: float)
     return found
 
 
+def so_far(model: Model, stride_fs: float, novelty: float) -> str:
+    """How unlike the training data atoms are, as a guard saw them, and the error to expect of a stride."""
+    error = model.expected_error(stride_fs, novelty)
+    return f"at {novelty:.3g} times what is usual there at most" + (
+        f", where a momentum error of {100 * error:.2g} % is to be expected" if error else ""
+    )
+
+
 def _density(trained: list[float] | None, start: Start) -> list[str]:
     periodic = bool(start.pbc.all())
     if trained is None or not periodic:

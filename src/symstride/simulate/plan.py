@@ -4,6 +4,7 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
+from typing import get_args
 
 import equinox as eqx
 import jax
@@ -16,7 +17,7 @@ from symstride.errors import ConfigError
 from symstride.hamiltonians.bonded import join
 from symstride.maps.barostat import CellRescaling, counted_from
 from symstride.maps.base import Map
-from symstride.maps.guarded import Guarded
+from symstride.maps.guarded import Guarded, Policy
 from symstride.maps.substepping import Substepping
 from symstride.maps.thermostat import Langevin, Thermostat, VelocityRescaling
 from symstride.model import IMPLICIT, Model
@@ -70,9 +71,13 @@ class Plan:
         simulation = simulation_of(model, start, stride_fs, skin, start.replicas)
         if settings.unsolved == "substep":
             simulation = replace(simulation, map=Substepping(model.map))
-        simulation = replace(simulation, map=_guarded(simulation.map, model, start, stride_fs, settings))
-        if settings.guard == "substep":
-            _potential_of(simulation, start)
+        if settings.thermostat != "ghmc":
+            simulation = guarded(simulation, model, start, settings.guard)
+        elif settings.guard != "warn":
+            raise ConfigError(
+                f"guard: {settings.guard} has nothing to go by: ghmc is exact wherever it goes; "
+                "leave it at warn"
+            )
         simulation = replace(simulation, map=_in_bath(simulation.map, settings))
         if settings.barostat:
             simulation = replace(simulation, map=_at_pressure(simulation, start, settings))
@@ -154,14 +159,24 @@ def simulation_of(
     )
 
 
-def _guarded(map: Map, model: Model, start: Start, stride_fs: float, settings: RunSettings) -> Map:
-    """With a look at the novelty of where it goes, if the model can tell. Monte Carlo needs none."""
-    if model.novelty is None or settings.thermostat == "ghmc":
-        if settings.guard != "warn":
-            why = "ghmc is exact wherever it goes" if model.novelty else "the model cannot tell what is novel"
-            raise ConfigError(f"guard: {settings.guard} has nothing to go by: {why}; leave it at warn")
-        return map
-    return Guarded(map, model.novelty, settings.guard, math.ceil(stride_fs / small_step(start.masses)))
+def guarded(simulation: Simulation, model: Model, start: Start, policy: Policy) -> Simulation:
+    """With a look at the novelty of where it goes, if the model can tell.
+
+    Raises ConfigError for a policy that has nothing to go by, or no potential to take small steps on.
+    """
+    if policy not in get_args(Policy):
+        raise ConfigError(f"guard: {policy} is not right: warn, stop or substep")
+    if model.novelty is None:
+        if policy != "warn":
+            raise ConfigError(
+                f"guard: {policy} has nothing to go by: the model cannot tell what is novel; leave it at warn"
+            )
+        return simulation
+    parts = math.ceil(simulation.h / FS / small_step(start.masses))
+    simulation = replace(simulation, map=Guarded(simulation.map, model.novelty, policy, parts))
+    if policy == "substep":
+        _potential_of(simulation, start)
+    return simulation
 
 
 def small_step(masses: np.ndarray) -> float:

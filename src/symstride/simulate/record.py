@@ -14,7 +14,7 @@ from symstride.maps.barostat import Box, CellRescaling
 from symstride.maps.base import remembered
 from symstride.maps.guarded import Watch
 from symstride.measure.statistics import inefficiency
-from symstride.simulate.familiar import outside
+from symstride.simulate.familiar import outside, so_far
 from symstride.simulate.ghmc import Chain, Moves
 from symstride.simulate.plan import Plan
 from symstride.simulate.state import State
@@ -153,13 +153,11 @@ def _novelty(plan: Plan, watch: Watch) -> dict[str, Any]:
 
 def _beyond(plan: Plan, watch: Watch, strides: int) -> str:
     first, farthest = np.asarray(watch.first), float(jnp.nanmax(watch.farthest))
-    error = plan.model.expected_error(plan.stride_fs, farthest)
     dealt = ", and were taken in small steps" if plan.settings.guard == "substep" else ""
     return (
         f"{int(np.sum(watch.beyond))} of {strides} strides led where atoms are unlike the training data"
-        f"{dealt}, the first at {plan.stride_fs * first[first >= 0].min() / 1000:.4g} ps; the farthest at "
-        f"{farthest:.3g} times what is usual there at most"
-        + (f", where a momentum error of {100 * error:.2g} % is to be expected" if error else "")
+        f"{dealt}, the first at {plan.stride_fs * first[first >= 0].min() / 1000:.4g} ps; the farthest "
+        f"{so_far(plan.model, plan.stride_fs, farthest)}"
     )
 
 

@@ -91,7 +91,5 @@ class RunSettings:
             )
         if not math.isfinite(self.pressure_bar):
             raise ConfigError(f"pressure_bar: {self.pressure_bar} is not right: it must be finite")
-        if self.guard not in ("warn", "stop", "substep"):
-            raise ConfigError(f"guard: {self.guard} is not right: warn, stop or substep")
         if self.unsolved not in ("raise", "substep"):
             raise ConfigError(f"unsolved: {self.unsolved} is not right: raise or substep")

@@ -1,5 +1,6 @@
 """Strides of a system that an engine owns, which hands positions and momenta over and takes them back."""
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Any
@@ -8,18 +9,19 @@ import equinox as eqx
 import jax.numpy as jnp
 import numpy as np
 
-from symstride.errors import ConfigError, SimulationError
+from symstride.errors import ConfigError, SimulationError, SymstrideWarning
 from symstride.hamiltonians.bonded import Bonded, join
 from symstride.maps.barostat import Box, CellRescaling
-from symstride.maps.base import Map
+from symstride.maps.base import Map, remembered
+from symstride.maps.guarded import Policy, Watch
 from symstride.maps.processed import Processed
 from symstride.maps.thermostat import Bath, Thermostat
 from symstride.model import Model
 from symstride.neighbors import NO_SLOTS
 from symstride.phase import Particles, Phase
-from symstride.simulate.familiar import check_stride, unfamiliar
+from symstride.simulate.familiar import check_stride, so_far, unfamiliar
 from symstride.simulate.nve import Simulation
-from symstride.simulate.plan import check_pressure, simulation_of, usual_skin
+from symstride.simulate.plan import check_pressure, guarded, simulation_of, usual_skin
 from symstride.simulate.pressure import with_volume_energy
 from symstride.simulate.start import Start
 
@@ -49,7 +51,10 @@ class Strides:
 
     What the next stride can use is kept: neighbour lists, forces of an explicit map as long as positions are
     those it left, the first guess of an implicit one. Positions may be wrapped between calls or not. With a
-    barostat strides change the `cell` too.
+    barostat strides change the `cell` too. Every few strides a look is taken at how novel the atoms are where
+    they lead, if the model can tell: the first that are unlike the training data are warned of
+    (SymstrideWarning), and with another `guard` they end the run or are taken in small steps, as in
+    `symstride run`.
 
     **Arguments:** `start` is the system, one replica of it; `stride_fs` None takes the model's longest,
     `skin` (Å) None the usual one for `temperature` (K); `bath` puts a thermostat around the model's map, and
@@ -67,6 +72,7 @@ class Strides:
         skin: float | None = None,
         bath: Callable[[Map], Thermostat | CellRescaling] | None = None,
         calculator: Any = None,
+        guard: Policy = "warn",
     ):
         if isinstance(model.map, Processed):
             raise ConfigError(
@@ -76,13 +82,14 @@ class Strides:
         self.model, self.stride_fs = model, check_stride(model, stride_fs)
         skin = skin or usual_skin(start.masses, self.stride_fs, temperature)
         self.warnings = unfamiliar(model, start, self.stride_fs, temperature)
-        simulation = simulation_of(model, start, self.stride_fs, skin)
+        simulation = guarded(simulation_of(model, start, self.stride_fs, skin), model, start, guard)
         if bath is not None:
-            simulation = replace(simulation, map=bath(model.map))
+            simulation = replace(simulation, map=bath(simulation.map))
         if isinstance(barostat := simulation.map, CellRescaling):
             check_pressure(simulation, barostat, start)
             simulation = with_volume_energy(simulation, start, calculator)
         self._numbers = start.numbers
+        self._warned = False  # of atoms unlike the training data
         z = Phase(jnp.asarray(start.positions[0]), jnp.asarray(start.momenta[0]))
         self._at = _At(simulation, z, np.zeros(z.q.shape))
 
@@ -135,7 +142,17 @@ class Strides:
         )
         left = np.asarray(done.z.q) + at.images @ at.cell
         self._at = replace(at, left=left)
+        self._warn_of_novelty()
         return left.copy(), np.array(done.z.p)
+
+    def _warn_of_novelty(self) -> None:
+        watch = remembered(self._at.memory, Watch)
+        if self._warned or watch is None or np.asarray(watch.first)[0] < 0:
+            return
+        self._warned = True
+        where = so_far(self.model, self.stride_fs, float(np.asarray(watch.farthest)[0]))
+        what = f"stride {int(watch.first[0]) + 1} led where atoms are unlike the training data, {where}"
+        warnings.warn(what, SymstrideWarning, stacklevel=4)
 
     def _adopted(self, positions: np.ndarray, momenta: np.ndarray, cell: np.ndarray) -> _At:
         """The system as it is now, with whatever of the last stride still holds."""
