@@ -161,7 +161,7 @@ def chain(name: str, system: System, model, stride_fs: float, strides: int) -> d
     bath = Langevin(model.map, kT, 1000 * FORGET_PS * FS, 0)
     simulation = replace(simulation_of(model, start, stride_fs, 2.0, REPLICAS), map=bath)
     sampler = HybridMonteCarlo(simulation, TrueEnergies(atoms.calc, 1, start).of_replicas, strides)
-    p = draw_momenta(start, KELVIN, 0, np.ones_like(frames))
+    p = draw_momenta(start, KELVIN, 0, lambda: np.ones_like(frames))
     z = Phase(jnp.asarray(frames.reshape(-1, 3)), jnp.asarray(p.reshape(-1, 3)))
     began = time.perf_counter()
     done = sampler.stretch(z, None, moves_of(PS, stride_fs, strides) * strides, every=strides)

@@ -77,7 +77,10 @@ def test_a_run_on_two_devices_is_that_on_one(case, tmp_path):
     """Three replicas, of which one device has two."""
     make, _, _, rounding = CASES[case]
     make(tmp_path / "model.safetensors")
-    ase_write(tmp_path / "al.xyz", bulk("Al", cubic=True))
+    atoms = bulk("Al", cubic=True)
+    atoms.rattle(0.05, seed=0)
+    atoms.set_momenta(np.random.default_rng(0).normal(size=(4, 3)))  # none, and forces would be looked at
+    ase_write(tmp_path / "al.xyz", atoms)
     home = tmp_path / "two"
     two_devices(f"t.run_in_a_bath({case!r}, t.Path({str(home)!r}))")
     run_in_a_bath(case, tmp_path / "one")

@@ -77,9 +77,13 @@ class HybridMonteCarlo:
     def particles(self, q: np.ndarray | Array, slots: Slots = NO_SLOTS) -> Particles:
         return self._free.particles(q, slots)
 
-    def forces(self, q: Array, frames: int = 0, slots: Slots = NO_SLOTS) -> np.ndarray:
+    def forces(self, q: Array, _: int = 0) -> np.ndarray:
         """The model's, as `Simulation.forces`; frames are not kept on the device."""
-        return self._free.forces(q, 0, slots)
+        return self._free.forces(q)
+
+    def warm(self, q: Array, _: int = 0, slots: Slots = NO_SLOTS) -> None:
+        """As `Simulation.warm`."""
+        self._free.warm(q, 0, slots)
 
     def stretch(
         self,

@@ -168,15 +168,16 @@ class Simulation:
             outrun=bool(last.outrun),
         )
 
-    def forces(self, q: Array, frames: int = 0, slots: Slots = NO_SLOTS) -> np.ndarray:
-        """−∇V [M, 3] in eV/Å at q, the limit of short strides: what one does to atoms at rest.
+    def forces(self, q: Array, frames: int = 0) -> np.ndarray:
+        """−∇V [M, 3] in eV/Å at q, the limit of short strides: what one does to atoms at rest, without a
+        bath, whose noise is not wanted here."""
+        alone = replace(self, map=never_stopping(within(self.map)))
+        return np.asarray(alone.warm(q, frames).z.p) / SHORT
 
-        It compiles what a stretch with as many `frames` and `slots` needs, if there is no bath, whose noise
-        is not wanted here.
-        """
-        rest, map = Phase(q, jnp.zeros_like(q)), never_stopping(within(self.map))
-        done = replace(self, h=SHORT, map=map).stretch(rest, None, 1, frames=frames, slots=slots)
-        return np.asarray(done.z.p) / SHORT
+    def warm(self, q: Array, frames: int = 0, slots: Slots = NO_SLOTS) -> Stretch:
+        """A short stride from rest at q: it compiles what a stretch with such `frames` and `slots` needs."""
+        rest = Phase(q, jnp.zeros_like(q))
+        return replace(self, h=SHORT).stretch(rest, None, 1, frames=frames, slots=slots)
 
     def _failure(self, last: Last, number: int) -> Failure:
         where = f"stride {number} of {self.h / FS:g} fs" if number else "the start"

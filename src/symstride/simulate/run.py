@@ -126,11 +126,11 @@ class _Run:
             self.motion = self.plan.motion(self.energies)
         plan, start = self.plan, self.plan.start
         q = jnp.asarray(start.positions.reshape(-1, 3))
-        forces = self.motion.forces(q, plan.buffer)  # also compiles, so that timing is fair
         momenta = start.momenta
         if plan.settings.temperature_K is not None:
-            forces = forces.reshape(momenta.shape)
-            momenta = draw_momenta(start, plan.settings.temperature_K, plan.settings.seed, forces)
+            given = plan.settings.temperature_K, plan.settings.seed
+            momenta = draw_momenta(start, *given, lambda: self.motion.forces(q, plan.buffer))
+        self.motion.warm(q, plan.buffer)  # so that timing is fair
         slots = self.motion.particles(q).neighbors.slots
         return State(Phase(q, jnp.asarray(momenta.reshape(-1, 3))), slots=slots)
 
@@ -142,7 +142,7 @@ class _Run:
         try:
             slots = Slots(*saved["slots"].tolist())
             z = Phase(jnp.asarray(saved["q"]), jnp.asarray(saved["p"]))
-            motion.forces(z.q, self.plan.buffer, slots)
+            motion.warm(z.q, self.plan.buffer, slots)
             return State.load(saved, eqx.filter_eval_shape(motion.begin, z, motion.particles(z.q, slots)))
         except KeyError as error:
             raise DataError(

@@ -48,13 +48,13 @@ class Shared:
     def particles(self, q: np.ndarray | Array, slots: Slots = NO_SLOTS) -> Particles:
         return self.whole.particles(q, slots)
 
-    def forces(self, q: Array, frames: int = 0, slots: Slots = NO_SLOTS) -> np.ndarray:
+    def forces(self, q: Array, frames: int = 0) -> np.ndarray:
         """As `Simulation.forces`."""
+        return np.concatenate(self._each(lambda share, q: share.forces(q, frames), self._parts(q)))
 
-        def of(share: Simulation, q: Array) -> np.ndarray:
-            return share.forces(q, frames, slots)
-
-        return np.concatenate(self._each(of, self._parts(q)))
+    def warm(self, q: Array, frames: int = 0, slots: Slots = NO_SLOTS) -> None:
+        """As `Simulation.warm`."""
+        self._each(lambda share, q: share.warm(q, frames, slots), self._parts(q))
 
     def stretch(self, z: Phase, memory: Any, strides: int, **asked: Any) -> Stretch:
         """As `Simulation.stretch`, whose other arguments are `asked`."""

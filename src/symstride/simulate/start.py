@@ -1,6 +1,7 @@
 """Where a run starts: structures and momenta."""
 
 import hashlib
+from collections.abc import Callable
 from dataclasses import dataclass
 from glob import glob
 from pathlib import Path
@@ -127,22 +128,25 @@ def _frame_of(atoms: Atoms, where: str) -> tuple[Trajectory, float]:
     return check_trajectory(one, where), mean_temperature(one)
 
 
-def draw_momenta(start: Start, temperature: float, seed: int, forces: np.ndarray) -> np.ndarray:
+def draw_momenta(start: Start, temperature: float, seed: int, forces: Callable[[], np.ndarray]) -> np.ndarray:
     """Maxwell–Boltzmann momenta [replicas, N, 3], independent for each replica, without total momentum.
 
     Each replica's kinetic energy is exactly that of 3N − 3 degrees of freedom at the temperature (K), or at
-    twice the temperature where a start without momenta has the `forces` [replicas, N, 3] (eV/Å) of a
+    twice the temperature where a start without momenta has the `forces` [replicas·N, 3] (eV/Å) of a
     minimum: half of it becomes potential energy.
     """
+    shape = start.momenta.shape
+    at_rest = np.logical_not(start.momenta.any(axis=(1, 2)))
+    if at_rest.any():
+        at_rest &= np.abs(forces()).reshape(shape).max(axis=(1, 2)) < NEAR_MINIMUM
     masses = start.masses[:, None]
     drawn = []
-    for replica, force in enumerate(forces):
+    for replica, resting in enumerate(at_rest):
         rng = np.random.default_rng([seed, replica])
-        p = np.sqrt(masses) * rng.standard_normal(force.shape)
+        p = np.sqrt(masses) * rng.standard_normal(shape[1:])
         p -= masses * p.sum(axis=0) / masses.sum()
         kinetic = 0.5 * np.sum(p**2 / masses)
-        at_rest = not start.momenta[replica].any() and np.abs(force).max() < NEAR_MINIMUM
-        kT = KB * temperature * (2 if at_rest else 1)
+        kT = KB * temperature * (2 if resting else 1)
         wanted = 0.5 * (3 * len(p) - 3) * kT
         drawn.append(p * np.sqrt(wanted / kinetic) if wanted else np.zeros_like(p))
     return np.stack(drawn)
