@@ -548,8 +548,11 @@ def test_command(models, lattice, tmp_path):
     assert "neither emt" in missing.output
 
 
-def test_what_a_guard_of_a_run_does(lattice, tmp_path):
-    model = watched(tmp_path / "watched.safetensors")
+def test_what_a_guard_of_a_run_does(tmp_path):
+    model, lattice = watched(tmp_path / "watched.safetensors"), tmp_path / "al.xyz"
+    atoms = bulk("Al", cubic=True) * (2, 2, 2)
+    atoms.set_momenta(np.random.default_rng(0).normal(size=(32, 3)))  # none, and forces would be looked at
+    ase_write(lattice, atoms)
     asked = {"thermostat": "langevin", "replicas": 2, "length_ps": 0.08}  # five strides
     with pytest.raises(SimulationError, match=r"stride 1 of 16 fs leads where atoms are unlike the training"):
         run(model, lattice, tmp_path / "stop", settings(guard="stop", **asked))
