@@ -52,9 +52,9 @@ def main() -> None:
     reference = study.reference(*REFERENCE)
     stages = {f"errors-{h:g}": lambda h=h: study.errors(reference, h, VERLET, RESPA) for h in STRIDES}
 
-    def runs(h: float) -> None:
+    def runs(h: float, study: Study = study) -> None:
         for name in ("nve", "langevin", "csvr"):
-            stages[f"{name}-{h:g}"] = lambda h=h, n=name: [
+            stages[f"{name}-{h:g}"] = lambda n=name: [
                 study.row(n, h, reference, given.starts, given.ps, FRAME_FS)
             ]
 
@@ -65,6 +65,7 @@ def main() -> None:
     stages["errors-8"] = lambda: longer.errors(reference, 8.0, VERLET, RESPA)
     stages["walls"] = lambda: walls([study, longer], reference[0])
     runs(4.0)
+    runs(8.0, longer)
     staged(RESULTS, given.work, stages, given.stages)
 
 
