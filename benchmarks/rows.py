@@ -199,10 +199,11 @@ def staged(path: Path, work: Path, stages: dict[str, Callable[[], list[dict]]], 
 
     if unknown := set(chosen) - set(stages):
         raise SystemExit(f"{', '.join(sorted(unknown))}: not among the stages {', '.join(stages)}")
-    before = json.loads(path.read_text())["rows"] if path.exists() else []
-    rows = {name: [r for r in before if r.get("stage") == name] for name in stages}
+    rows = {}
     for name in chosen or stages:
         found = kept(work / f"{name}.json", stages[name])
+        before = json.loads(path.read_text())["rows"] if path.exists() else []  # others may have written
+        rows = {other: [r for r in before if r.get("stage") == other] for other in stages}
         made = {"stage": name, "date": date.today().isoformat(), "processor": processor()}
         rows[name] = [made | r for r in found]
         write(path, [r for stage in rows.values() for r in stage])

@@ -33,7 +33,7 @@ from symstride.simulate.plan import simulation_of
 from symstride.train.bonds import check_bonds, fit_bonds
 from symstride.train.config import TrainConfig
 from symstride.train.dressing import find_bonds
-from symstride.train.loop import train
+from symstride.train.loop import _warn_of_distances, train
 from symstride.train.objective import _force
 from symstride.units import FS
 
@@ -489,6 +489,16 @@ def test_a_model_with_bonds_learns_and_is_read_again(model):
     assert again.bonded == model.bonded
     assert again.map.flow == BondedFlight(8)
     assert jax.tree.structure(again.map) == jax.tree.structure(model.map)
+
+
+def test_networks_that_do_not_reach_the_closest_atoms_are_told(data):
+    pairs = Pairs([h5md.read(data / "0.h5")], (4.0,), (1, 8), 3.0, SPC)
+    batch = on_device(pairs.batch(np.random.default_rng(0), 1))
+    settings = {"kind": "explicit", "strides_fs": [4], "shared": False}
+    config = MapConfig.model_validate(settings | {"network": {"nearest": 0.8}, "outer": {"nearest": 1.5}})
+    with pytest.warns(SymstrideWarning, match=r"map.outer.nearest is 1.5 Å.* close as 0.9.*nearest: 0.[89]"):
+        _warn_of_distances(config, batch)
+    _warn_of_distances(MapConfig.model_validate(settings | {"network": {"nearest": 0.8}, "outer": {}}), batch)
 
 
 @pytest.mark.parametrize("kind", ["explicit", "s3"])

@@ -54,6 +54,18 @@ def test_a_few_hydrogens_among_many_heavy_atoms_are_seen():
     assert fastest_mode([replace(data, numbers=numbers)]) == pytest.approx(3700, rel=0.03)
 
 
+def test_of_mixed_systems_the_fastest_is_found_whatever_their_order():
+    """Elements of any of them, and a few atoms of a light isotope among many of a heavy one."""
+    slow, fast = oscillators([150.0], seed=0), oscillators([3600.0], seed=1)
+    fast = replace(fast, numbers=slow.numbers + 1)
+    for both in ([slow, fast], [fast, slow]):
+        assert fastest_mode(both) == pytest.approx(3600, rel=0.03)
+    data = oscillators([*np.linspace(1800, 2600, 149), 3700.0], frames=2000)
+    masses = np.where(np.arange(300) < 298, 2.014, 1.008)
+    light = replace(data, masses=masses, momenta=data.momenta * (masses / data.masses)[:, None])
+    assert fastest_mode([replace(light, forces=None)]) == pytest.approx(3700, rel=0.03)
+
+
 def test_theta_and_the_warning():
     data = [oscillators([1000.0, 3600.0])]
     near = reach(data, 4.5, "s3")

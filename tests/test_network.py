@@ -207,7 +207,8 @@ def test_learned_maps_are_symplectic_and_reversible(kind, options):
 
 def test_a_model_whose_outer_kicks_are_cheaper_is_read_again(tmp_path):
     settings = {"kind": "explicit", "strides_fs": [8], "shared": False, "network": SIZES}
-    config = MapConfig.model_validate(settings | {"outer": SIZES | {"radial": 3}})
+    config = MapConfig.model_validate(settings | {"outer": {"radial": 3}})
+    assert config.outer.model_dump() == NetworkConfig(**SIZES | {"radial": 3}).model_dump() | {"layers": 1}
     built = build_map(config, SCALES, (13,), jax.random.key(2))
     save_model(Model(built, config, SCALES, (13,), {}), tmp_path / "model.safetensors")
     outer, inner = load_model(tmp_path / "model.safetensors").map.kicks.networks

@@ -8,7 +8,9 @@ import pytest
 from ase import Atoms
 from ase.build import molecule
 from ase.io import write as ase_write
+from scipy.spatial.transform import Rotation
 
+import symstride.data
 from symstride.data import h5md
 from symstride.data.calculators import make_calculator
 from symstride.data.config import CalculatorConfig, SampleConfig
@@ -21,6 +23,8 @@ from symstride.units import FS, KB
 from test_sample import same
 
 jax.config.update("jax_enable_x64", True)
+
+FORCEFIELDS = Path(symstride.data.__file__).parent / "forcefields"
 
 
 def flexible(folder: Path, side: int, periodic: bool, **settings) -> dict:
@@ -73,6 +77,31 @@ def test_spcfw_is_ours(tmp_path):
     assert atoms.get_potential_energy() == pytest.approx(float(ours.potential(atoms.positions)), abs=1e-6)
     forces = -np.asarray(jax.grad(ours.potential)(atoms.positions))
     np.testing.assert_allclose(atoms.get_forces(), forces, atol=1e-6 * np.abs(forces).max())
+
+
+@pytest.mark.parametrize("hand", [1, -1])
+def test_a_cell_may_be_turned_and_its_vectors_be_others_of_its_lattice(tmp_path, hand):
+    """Energy, forces and dynamics turn with it; OpenMM itself takes none but reduced vectors, a along x."""
+    system = flexible(tmp_path, 2, True, platform="Reference")
+    atoms = build_structure(config(tmp_path, system).structure)
+    rng = np.random.default_rng(0)
+    atoms.positions += rng.normal(0, 0.05, atoms.positions.shape)
+    atoms.set_momenta(rng.normal(size=atoms.positions.shape))
+    turn = Rotation.random(random_state=1).as_matrix()
+    turned = atoms.copy()
+    turned.set_cell(hand * np.array([[1, 0, 0], [1, 1, 0], [1, -1, 1]]) @ atoms.cell.array @ turn)
+    turned.positions = atoms.positions @ turn
+    turned.set_momenta(atoms.get_momenta() @ turn)
+    for each in (atoms, turned):
+        each.calc = calculator_of(system)
+    assert turned.get_potential_energy() == pytest.approx(atoms.get_potential_energy(), abs=1e-9)
+    np.testing.assert_allclose(turned.get_forces(), atoms.get_forces() @ turn, atol=1e-7)
+    for each in (atoms, turned):
+        dynamics = make_dynamics(each, 0.5)
+        dynamics.verlet()(10)
+        dynamics.read()
+    np.testing.assert_allclose(turned.positions, atoms.positions @ turn, atol=1e-6)
+    np.testing.assert_allclose(turned.get_momenta(), atoms.get_momenta() @ turn, atol=1e-5)
 
 
 @pytest.mark.parametrize("platform", ["CPU", "Reference"])
@@ -192,12 +221,16 @@ def test_a_force_field_that_sees_no_images_is_refused_where_there_are_some(tmp_p
         sample(config(tmp_path, system))
 
 
-def test_changed_topology_is_refused(tmp_path):
-    cfg = config(tmp_path, flexible(tmp_path, 1, periodic=False), length_ps=0.001, thermalize_ps=0)
+@pytest.mark.parametrize(("name", "more"), [("water.pdb", "REMARK another\n"), ("spc.xml", "<!-- -->\n")])
+def test_changed_files_are_refused(tmp_path, name, more):
+    system = flexible(tmp_path, 1, periodic=False)
+    (tmp_path / "spc.xml").write_text((FORCEFIELDS / "spcfw.xml").read_text())
+    system["calculator"]["arguments"]["forcefield"] = [str(tmp_path / "spc.xml")]
+    cfg = config(tmp_path, system, length_ps=0.001, thermalize_ps=0)
     sample(cfg)
-    with (tmp_path / "water.pdb").open("a") as file:
-        file.write("REMARK another\n")
-    with pytest.raises(ConfigError, match=r"calculator\.sha256.*water.pdb"):
+    with (tmp_path / name).open("a") as file:
+        file.write(more)
+    with pytest.raises(ConfigError, match=rf"calculator\.sha256.*{name}"):
         sample(cfg)
 
 

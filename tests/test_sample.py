@@ -375,6 +375,7 @@ def test_command_line_starts_without_jax():
         ({"file": "no.xyz"}, "no.xyz cannot be made"),
         ({"file": "overlap.xyz"}, "atoms 0 and 1 of frame 0 are at one place"),
         ({"file": "flat.traj"}, "no length along a periodic direction"),
+        ({"file": "charged.xyz"}, "charged.xyz: has initial_charges, which trajectories do not carry"),
         ({"bulk": "Al", "masses": {"H": 2.0, "D": 2.0}}, "masses: bulk Al has no D, H"),
     ],
 )
@@ -382,6 +383,7 @@ def test_bad_structures(tmp_path, monkeypatch, structure, says):
     monkeypatch.chdir(tmp_path)
     ase_write("overlap.xyz", Atoms("Ar2", [[0, 0, 0], [0, 0, 0.01]]))
     ase_write("flat.traj", Atoms("Ar", pbc=True))
+    ase_write("charged.xyz", Atoms("OH", [[0, 0, 0], [0, 0, 1]], charges=[-1, 0]))
     with pytest.raises((ConfigError, DataError), match=says):
         sample(config(tmp_path, structure=structure))
 
@@ -434,6 +436,9 @@ def test_openmm(tmp_path):
     )
     assert atoms.get_potential_energy() == pytest.approx(0.5 * 1e5 * 0.005**2 * 0.01036427, rel=1e-6)
     assert atoms.get_forces()[0, 2] == pytest.approx(1e5 * 0.005 * 0.001036427, rel=1e-6)
+    heavy = Atoms("N2", atoms.positions, masses=[15, 15], calculator=atoms.calc)
+    heavy.calc.dynamics(heavy, 0.5).verlet()(1)
+    heavy.calc.check(atoms)  # whose masses are not those that it moved last
     with pytest.raises(ConfigError, match="order or the masses differ"):
         Atoms("NO", atoms.positions, calculator=atoms.calc).get_forces()
     system.addConstraint(0, 1, 0.11)

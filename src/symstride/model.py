@@ -116,8 +116,18 @@ class MapConfig(Config):
     outer: OuterConfig | None = Field(
         default=None,
         description="of an explicit map whose kicks are not shared: a cheaper network for the outermost; {} "
-        "has one layer and otherwise the default sizes",
+        "has one layer, and what is not given is as in `network`",
     )
+
+    @model_validator(mode="before")
+    @classmethod
+    def _outer_inherits(cls, given: Any) -> Any:
+        if not isinstance(given, dict) or not isinstance(given.get("outer"), dict):
+            return given
+        network = given.get("network", {})
+        network = network.model_dump() if isinstance(network, NetworkConfig) else network
+        inherited = {key: network[key] for key in NetworkConfig.model_fields if key in network}
+        return given | {"outer": inherited | given["outer"]}
 
     @model_validator(mode="after")
     def _parts_fit(self) -> "MapConfig":

@@ -52,9 +52,11 @@ class LearnedKicks(Kicks):
         return learned + self.long_range.potential(q, particles, terms.dtype)
 
     def features(self, q: Array, h: float | Array, particles: Particles) -> Array:
-        """What the outermost kick's potential is read from, [M, F]."""
+        """What the outermost kick's potential is read from, [M, F]; the innermost's, where the outermost
+        has a cheaper network."""
         x = reduced_stride(h, particles.masses, self.stride_unit)
-        return self.networks[0].features(q, None, x, particles)[0]
+        network = self.networks[-1 if self.networks[0].node is None else 0]
+        return network.features(q, None, x, particles)[0]
 
     def force(self, k: int, q: Array, h: float | Array, particles: Particles) -> Array:
         return -jax.grad(lambda q: jnp.sum(self.potential(k, q, h, particles)))(q)

@@ -7,6 +7,8 @@ import numpy as np
 import openmm  # pyright: ignore[reportMissingImports]
 from ase import Atoms, units
 from ase.calculators.calculator import Calculator, all_changes
+from ase.cell import Cell
+from ase.data import atomic_masses
 from openmm import app, unit  # pyright: ignore[reportMissingImports]
 
 from symstride.data.dynamics import FRICTION, Move
@@ -28,6 +30,9 @@ _PROPERTIES = {
 
 class OpenMM(Calculator):
     """An OpenMM System without constraints, atoms in the order of the structure, masses of the structure.
+
+    OpenMM wants its box vectors reduced and turned, the first along x, the second in the plane of x and y: it
+    sees the atoms turned alike, and what it tells is turned back.
 
     Either `system`, the path of a serialised System, or OpenMM's force field files and a PDB file of the
     `topology`, with more `settings` of `ForceField.createSystem` in its units (nm, kJ/mol). A force field of
@@ -63,6 +68,9 @@ class OpenMM(Calculator):
                 " and topology: FILE.pdb, with settings of createSystem such as nonbondedMethod: PME"
             )
         _check_hamiltonian(self.system, self.source)
+        count = self.system.getNumParticles()
+        self._masses = np.array([_plain(self.system.getParticleMass(i)) for i in range(count)])
+        self.turn = np.eye(3)  # our vectors are OpenMM's times this
         self.verlet = openmm.VerletIntegrator(0.001)
         self.context = openmm.Context(
             self.system,
@@ -80,7 +88,7 @@ class OpenMM(Calculator):
             self.check(atoms)
         self.place(atoms)
         state = self.context.getState(getEnergy=True, getForces=True)
-        self.results = {"energy": energy_of(state), "forces": forces_of(state)}
+        self.results = {"energy": energy_of(state), "forces": self.forces_of(state)}
 
     def dynamics(self, atoms: Atoms, timestep_fs: float) -> "OpenMMDynamics":
         """OpenMM's integrators, to move `atoms`."""
@@ -89,19 +97,25 @@ class OpenMM(Calculator):
     def place(self, atoms: Atoms) -> None:
         """Tells OpenMM the cell and the positions."""
         if self.system.usesPeriodicBoundaryConditions():
-            self.context.setPeriodicBoxVectors(*np.asarray(atoms.cell) / 10)
-        self.context.setPositions(atoms.positions / 10)
+            box, self.turn = _reduced(np.asarray(atoms.cell))
+            self.context.setPeriodicBoxVectors(*box / 10)
+        self.context.setPositions(atoms.positions @ self.turn.T / 10)
+
+    def forces_of(self, state: openmm.State) -> np.ndarray:
+        """[N, 3] eV/Å."""
+        return _plain(state.getForces(asNumpy=True)) @ self.turn * _PER_NM
 
     def check(self, atoms: Atoms) -> None:
         """Raises ConfigError unless the System can be that of `atoms`."""
         n = self.system.getNumParticles()
         if n != len(atoms):
             raise ConfigError(f"{self.source}: has {n} particles, the structure {len(atoms)} atoms")
-        masses = np.array([self.system.getParticleMass(i).value_in_unit(unit.dalton) for i in range(n)])
+        masses = self._masses
         if self.numbers is not None:  # whatever their isotopes
             wrong = np.flatnonzero(self.numbers != atoms.numbers)
         else:
-            wrong = np.flatnonzero(np.abs(masses - atoms.get_masses()) > 0.1)
+            usual = np.stack([atomic_masses[atoms.numbers], atoms.get_masses()])
+            wrong = np.flatnonzero(np.abs(masses - usual).min(axis=0) > 0.1)
         if len(wrong):
             i = wrong[0]
             raise ConfigError(
@@ -157,24 +171,25 @@ class OpenMMDynamics:
         context = self.calculator.context
         context.reinitialize()  # forgets neighbours, takes up masses
         self.calculator.place(self.atoms)
-        self._start(forces_of(context.getState(getForces=True)))
+        self._start(self.calculator.forces_of(context.getState(getForces=True)))
         return self.calculator.verlet.step
 
     def read(self) -> tuple[float, np.ndarray]:
-        atoms = self.atoms
+        atoms, turn = self.atoms, self.calculator.turn
         state = self.calculator.context.getState(
             getPositions=True, getVelocities=True, getEnergy=True, getForces=True
         )
-        forces = forces_of(state)
-        atoms.positions = 10 * _plain(state.getPositions(asNumpy=True))
-        atoms.set_velocities(_SPEED * _plain(state.getVelocities(asNumpy=True)))
+        forces = self.calculator.forces_of(state)
+        atoms.positions = 10 * _plain(state.getPositions(asNumpy=True)) @ turn
+        atoms.set_velocities(_SPEED * _plain(state.getVelocities(asNumpy=True)) @ turn)
         atoms.set_momenta(atoms.get_momenta() + 0.5 * self.timestep * forces)
         return energy_of(state), forces
 
     def _start(self, forces: np.ndarray) -> None:
         """Gives OpenMM the momenta of half a step before."""
         momenta = self.atoms.get_momenta() - 0.5 * self.timestep * forces
-        self.calculator.context.setVelocities(momenta / self.atoms.get_masses()[:, None] / _SPEED)
+        velocities = momenta / self.atoms.get_masses()[:, None] / _SPEED
+        self.calculator.context.setVelocities(velocities @ self.calculator.turn.T)
 
 
 def energy_of(state: openmm.State) -> float:
@@ -182,9 +197,15 @@ def energy_of(state: openmm.State) -> float:
     return float(_plain(state.getPotentialEnergy())) * _KJ_PER_MOL
 
 
-def forces_of(state: openmm.State) -> np.ndarray:
-    """[N, 3] eV/Å."""
-    return _plain(state.getForces(asNumpy=True)) * _PER_NM
+def _reduced(cell: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Vectors of the same lattice as OpenMM takes them [3, 3], and the rotation that turns them back. It is
+    no mirror, which would change a molecule's hand."""
+    box, turn = np.sign(np.linalg.det(cell)) * cell, np.eye(3)
+    if np.triu(box, 1).any() or (np.diag(box) <= 0).any():
+        box, turn = (np.array(x) for x in Cell(box).standard_form())
+    for long, short in ((2, 1), (2, 0), (1, 0)):
+        box[long] -= np.round(box[long, short] / box[short, short]) * box[short]
+    return box, turn
 
 
 def _plain(quantity: Any) -> np.ndarray:

@@ -52,6 +52,12 @@ def build_structure(config: StructureConfig, trajectory: int = 0) -> Atoms:
     assert isinstance(atoms, Atoms)
     if atoms.constraints:
         raise DataError(f"{source}: has constraints; a Hamiltonian map needs all atoms free")
+    for kind in ("initial_charges", "initial_magmoms"):
+        if kind in atoms.arrays and atoms.arrays[kind].any():
+            raise DataError(
+                f"{source}: has {kind}, which trajectories do not carry, so that later energies would be of "
+                "another state: take them out, and give the calculator's `arguments` charge and spin"
+            )
     atoms = atoms.repeat(config.repeat)
     masses = config.masses or {}
     if absent := sorted(masses.keys() - set(atoms.symbols)):

@@ -89,9 +89,8 @@ def _claim(config: SampleConfig) -> None:
     ours = config.model_dump(mode="json", by_alias=True, exclude=_FREE_KEYS)
     if config.structure.file:
         ours["structure"]["sha256"] = _digest(config.structure.file)
-    if config.calculator.name == "openmm":
-        read = [a for key, a in config.calculator.arguments.items() if key in ("system", "topology")]
-        ours["calculator"]["sha256"] = {str(file): _digest(Path(file)) for file in read}
+    if config.calculator.name == "openmm" and (read := _files_of(config)):  # others may write theirs
+        ours["calculator"]["sha256"] = {str(file): _digest(file) for file in read}
     if not path.exists():
         with replacing(path) as file:
             file.write(json.dumps(ours, indent=1).encode())
@@ -105,6 +104,13 @@ def _claim(config: SampleConfig) -> None:
             f"output: {config.output} was made with {key} = {was}, the configuration now says {now};"
             " use another directory"
         )
+
+
+def _files_of(config: SampleConfig) -> list[Path]:
+    """What the calculator's arguments name, as far as they are files."""
+    values = config.calculator.arguments.values()
+    names = [n for value in values for n in (value if isinstance(value, list) else [value])]
+    return [Path(n) for n in names if isinstance(n, str) and Path(n).is_file()]
 
 
 def _digest(path: Path) -> str:

@@ -32,7 +32,7 @@ class Guarded(Map):
     """Φ_h = `map`, with a look at the `novelty` of where strides lead, at the first and every few others.
 
     Where it is beyond 1, the policy `warn` counts strides, `stop` calls them not converged, and `substep`
-    takes them in `parts` steps of velocity Verlet in the map's own limit of short strides, until a look finds
+    takes them in `parts` steps of velocity Verlet in the map's own potential, until a look finds
     the replica back in known country. `warn` and `stop` change no stride; `substep` is symplectic and
     reversible on each side of the border alone, so its strides are counted.
     """

@@ -57,6 +57,8 @@ class Alternation(Map):
         return self.kicks.force(0, z.q, h, particles)
 
     def potential(self, q: Array, particles: Particles) -> Array:
+        """What the flow carries and the outermost kick's limit of short strides, which the reference's forces
+        train: of kicks of different networks the others' limit is far from what they have seen."""
         return self.flow.potential(q, particles) + self.kicks.potential(0, q, 0.0, particles)
 
     def step(

@@ -109,8 +109,9 @@ class Advice:
 
     @staticmethod
     def of(starts: Sequence[Trajectory]) -> "Advice":
-        """From reference trajectories of one system. Raises DataError if they do not fit each other, are too
-        short for a spectrum, or their frames too far apart to show the fastest mode."""
+        """From reference trajectories of one system, or of several of as many atoms. Raises DataError if they
+        do not fit each other, are too short for a spectrum, or their frames too far apart to show the fastest
+        mode."""
         if any(len(t.times) < 2 for t in starts):
             raise DataError("a spectrum needs trajectories, not single frames")
         spacings = {round(t.spacing_fs, 9) for t in starts}

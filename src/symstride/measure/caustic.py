@@ -8,7 +8,7 @@ import numpy as np
 
 from symstride.data.trajectory import Trajectory
 from symstride.errors import DataError
-from symstride.measure.spectra import WAVENUMBER_FS, Spectrum, density_of_states
+from symstride.measure.spectra import WAVENUMBER_FS, Spectrum, are, density_of_states
 from symstride.units import FS
 
 SLOWER = 0.99  # of the density of states lies below the fastest mode's frequency
@@ -64,16 +64,18 @@ def fastest_mode(starts: Sequence[Trajectory]) -> float:
 
 
 def upper_edge(spectrum: Spectrum, starts: Sequence[Trajectory]) -> float:
-    """Wavenumber in cm⁻¹ below which 99 % of the density of states lies of each element of `starts`.
+    """Wavenumber in cm⁻¹ below which 99 % of the density of states lies of each isotope in `starts`.
 
     Harmonic modes share it equally, so that this is the upper edge of the fastest band, also of a few
-    hydrogens among many heavy atoms; fewer than one in a hundred of an element's may be faster. `spectrum` is
+    hydrogens among many heavy atoms; fewer than one in a hundred of a kind's may be faster. `spectrum` is
     that of all atoms. Raises DataError where the frames are too far apart to tell: the edge is at
     the Nyquist wavenumber, or the spectrum misses the sum rule ∫ω²D = ⟨F²/m⟩/⟨p²/m⟩ because motion beyond
     it is folded back (told only where there are forces).
     """
     x, density = spectrum.curve.x, spectrum.curve.value
-    edge = max(_edge(density_of_states(starts, element=z)) for z in np.unique(starts[0].numbers))
+    kinds = {(int(n), round(float(m), 3)) for t in starts for n, m in zip(t.numbers, t.masses, strict=True)}
+    holding = {kind: [t for t in starts if are(t, kind).any()] for kind in kinds}
+    edge = max(_edge(density_of_states(have, kind=kind)) for kind, have in holding.items())
     seen = f"what frames {starts[0].spacing_fs:g} fs apart show ({spectrum.nyquist:.0f} cm⁻¹)"
     closer = "and the fastest mode cannot be told: sample frames closer together"
     if edge > 0.9 * spectrum.nyquist:

@@ -45,11 +45,14 @@ class Spectrum:
     nyquist: float  # cm⁻¹
 
 
+ISOTOPE = 1e-3  # u, within which masses are one isotope's
+
+
 def density_of_states(
-    starts: Sequence[Trajectory], resolution: float = 15.0, element: int | None = None
+    starts: Sequence[Trajectory], resolution: float = 15.0, kind: tuple[int, float] | None = None
 ) -> Spectrum:
-    """Power spectrum of √m v, summed over atoms, or those of one element (its atomic number): each harmonic
-    mode carries the same weight kT.
+    """Power spectrum of √m v, summed over atoms, or those of one kind (their atomic number and mass, u): each
+    harmonic mode carries the same weight kT.
 
     Welch's method (IEEE Trans. Audio 15, 70 (1967)): Hann windows of 1/resolution (cm⁻¹), half overlapping,
     zero-padded twice. Frames are a stride h apart, so the spectrum ends at 1/(2h). Trajectories shorter than
@@ -63,7 +66,7 @@ def density_of_states(
 
     def power(trajectory: Trajectory) -> np.ndarray:
         v = _weighted_velocities(trajectory)
-        v = v if element is None else v[:, trajectory.numbers == element]
+        v = v if kind is None else v[:, are(trajectory, kind)]
         return np.stack(
             [
                 np.sum(
@@ -88,6 +91,12 @@ def density_of_states(
         1 / (frames * spacing * WAVENUMBER_FS),
         nyquist_wavenumber(spacing),
     )
+
+
+def are(trajectory: Trajectory, kind: tuple[int, float]) -> np.ndarray:
+    """Which atoms [N] are of this kind, an atomic number and a mass (u)."""
+    number, mass = kind
+    return (trajectory.numbers == number) & (np.abs(trajectory.masses - mass) < ISOTOPE)
 
 
 def peaks(spectrum: Spectrum) -> list[Estimate]:

@@ -126,7 +126,7 @@ class Strides:
             if not np.isfinite(x).all():
                 raise SimulationError(f"{name}: hold NaN or infinity before stride {self.strides + 1}")
         at = self._adopted(np.asarray(positions, float), np.asarray(momenta, float), np.asarray(cell, float))
-        done = at.simulation.stretch(at.z, at.memory, strides, particles=at.particles)
+        done = at.simulation.stretch(at.z, at.memory, strides, begin=at.strides, particles=at.particles)
         if done.failure:
             raise done.failure.error
         particles = done.particles

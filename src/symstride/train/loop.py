@@ -20,7 +20,7 @@ from symstride.errors import DataError, SymstrideError, SymstrideWarning
 from symstride.measure.advice import Advice
 from symstride.measure.caustic import Limit, Reach, in_stride, limit
 from symstride.measure.equipartition import mean_temperature
-from symstride.model import Model, build_map, flight, save_model
+from symstride.model import MapConfig, Model, build_map, flight, save_model
 from symstride.neighbors import Slots
 from symstride.train.bonds import check_bonds
 from symstride.train.checkpoint import Checkpoint, State
@@ -35,6 +35,7 @@ from symstride.train.start import load_start
 from symstride.train.validation import validation_batches
 from symstride.units import KB
 
+NEARER = 0.97  # of what a network takes for the closest distance, from where on it is told
 SEEN = 128  # batches whose features say what is novel
 GIVE_UP = 50  # steps in a row that had to be left out
 Report = Callable[[int, int, dict | None], None]  # step, steps in all, the latest validation
@@ -77,6 +78,7 @@ def train(config: TrainConfig, report: Report = lambda *_: None) -> Model:
     if start is None:
         if bonded is not None or dressing is not None:
             scales = remaining(scales, flight(config.map) if dressing is None else dressing.map, sample)
+        _warn_of_distances(config.map, sample)
         fresh = build_map(config.map, scales, elements, jax.random.key(config.schedule.seed), dressing)
         begun = calibrated(fresh, sample)
     else:
@@ -206,6 +208,21 @@ def _fastest(split: Split, config: TrainConfig) -> float | None:
     for warning in filter(None, warned):
         warnings.warn(str(warning), SymstrideWarning, stacklevel=3)
     return advice.fastest if math.isfinite(kind.caustic) else None
+
+
+def _warn_of_distances(map: MapConfig, batch: Batch) -> None:
+    """Of networks whose radial functions do not reach the closest atoms: these would drown all others."""
+    pairs = batch.particles.neighbors
+    lengths = jnp.linalg.norm(pairs.vectors(batch.start.q), axis=-1)
+    closest = float(jnp.min(lengths, where=jnp.asarray(pairs.mask), initial=jnp.inf))
+    for name in ("network", "outer", "processor"):
+        part = getattr(map, name)
+        if part is not None and closest < NEARER * part.nearest:
+            warning = (
+                f"map.{name}.nearest is {part.nearest:g} Å, and atoms in the data come as close as "
+                f"{closest:.3g} Å, which drowns all others: give nearest: {math.floor(19 * closest) / 20:g}"
+            )
+            warnings.warn(warning, SymstrideWarning, stacklevel=3)
 
 
 def _longest(trajectories: list[Trajectory]) -> list[Trajectory]:
