@@ -196,8 +196,10 @@ class Study:
 
         return lambda map: kind(map, KB * self.temperature, 1000 * BATH_PS * FS, seed)
 
-    def wall(self, name: str | None, start, stride: float, replicas: int = 1, strides: int = 40) -> float:
-        """Seconds a picosecond of one replica: the median of five stretches."""
+    def mover(
+        self, name: str | None, start, stride: float, replicas: int = 1, strides: int = 40
+    ) -> Callable[[], float]:
+        """Takes a stretch at each call and tells its seconds a picosecond of one replica."""
         import jax.numpy as jnp
 
         from symstride.phase import Phase
@@ -208,12 +210,14 @@ class Study:
         simulation = simulation_of(self.model(name), copies, stride, SKIN, replicas)
         done = simulation.stretch(z, None, strides)
         done = simulation.stretch(done.z, done.memory, strides, slots=done.slots)
-        walls = []
-        for _ in range(5):
+
+        def move() -> float:
+            nonlocal done
             began = time.perf_counter()
             done = simulation.stretch(done.z, done.memory, strides, slots=done.slots)
-            walls.append((time.perf_counter() - began) / (strides * stride / 1000 * replicas))
-        return sorted(walls)[2]
+            return (time.perf_counter() - began) / (strides * stride / 1000 * replicas)
+
+        return move
 
     def drift_over_kick(self, start, stride: float) -> float:
         """What one drift costs, of one kick: the ratio of medians of five stretches."""
@@ -247,6 +251,11 @@ class Study:
 
     def _named(self, row: dict) -> dict:
         return {"system": self.title} | row
+
+
+def in_turn(movers: list[Callable[[], float]], rounds: int = 7) -> list[float]:
+    """The median of each, one after the other in every round: what else the machine does slows all alike."""
+    return np.median([[move() for move in movers] for _ in range(rounds)], axis=0).tolist()
 
 
 def _parts(stride: float, steps) -> list[float]:

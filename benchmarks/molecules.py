@@ -12,12 +12,13 @@ benchmarks/results/NAME.json, of all stages or of those named; each stage is kep
 
 import argparse
 import time
+from collections.abc import Callable
 from dataclasses import asdict, replace
 from pathlib import Path
 
 import numpy as np
 
-from hydrogen import Study, spread
+from hydrogen import Study, in_turn, spread
 from rows import staged
 
 RESULTS = Path(__file__).parent / "results"
@@ -121,20 +122,23 @@ def walls(study: Study, start) -> list[dict]:
     """Seconds a picosecond of one molecule: of the reference at 0.5 fs, the rival at 1 fs, the learned map;
     of the last two also with many replicas side by side."""
     rows = [{"method": "verlet-reference-wall", "stride_fs": 0.5, "gradients_per_stride": 1}]
-    rows[0]["wall_s_per_ps"] = reference_wall(study, start, 0.5)
+    movers = [reference_mover(study, start, 0.5)]
     models = [("verlet", "verlet-rival", 1.0), *(("explicit", "explicit", h) for h in STRIDES)]
     for replicas in (1, SIDE_BY_SIDE):
         for name, method, stride in models:
             row = {"method": f"{method}-wall", "stride_fs": stride, "replicas": replicas}
             row["gradients_per_stride"] = 1 if name == "verlet" else 2
-            rows.append(row | {"wall_s_per_ps": study.wall(name, start, stride, replicas=replicas)})
-    for row in rows:
+            rows.append(row)
+            movers.append(study.mover(name, start, stride, replicas=replicas))
+    for row, wall in zip(rows, in_turn(movers), strict=True):
+        row["wall_s_per_ps"] = wall
         row["system"], row["n_atoms"] = study.title, start.n_atoms
         row["gradients_per_ps"] = 1000 * row["gradients_per_stride"] / row["stride_fs"]
     return rows
 
 
-def reference_wall(study: Study, start, step: float) -> float:
+def reference_mover(study: Study, start, step: float) -> Callable[[], float]:
+    """As those of a `Study`, on the true forces."""
     from ase import Atoms
 
     from symstride.data.dynamics import make_dynamics
@@ -144,14 +148,16 @@ def reference_wall(study: Study, start, step: float) -> float:
     atoms.set_momenta(start.momenta[0])
     atoms.calc = study.calculator()
     dynamics = make_dynamics(atoms, step)
-    move, steps, taken = dynamics.verlet(), 200, []
-    move(10)
-    for _ in range(5):
+    advance, steps = dynamics.verlet(), 200
+    advance(10)
+
+    def move() -> float:
         began = time.perf_counter()
-        move(steps)
+        advance(steps)
         dynamics.read()
-        taken.append((time.perf_counter() - began) / (steps * step / 1000))
-    return float(np.median(taken))
+        return (time.perf_counter() - began) / (steps * step / 1000)
+
+    return move
 
 
 if __name__ == "__main__":

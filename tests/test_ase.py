@@ -31,7 +31,7 @@ FS = units.fs
 CONFIG = MapConfig(
     kind="explicit",
     strides_fs=(4.0, 8.0),
-    network=NetworkConfig(cutoff=3.4, nearest=0.8, radial=4, channels=4, products=4, hidden=8),
+    network=NetworkConfig(cutoff=3.4, nearest=0.8, radial=4, channels=4, products=4, hidden=8, layers=1),
     precision="float64",
 )
 SCALES = Scales(energy=0.3, length=0.3, stride_unit=0.1, temperature=300.0)

@@ -28,7 +28,7 @@ from symstride.train.objective import Objective
 
 jax.config.update("jax_enable_x64", True)
 
-NETWORK = {"radial": 3, "channels": 2, "products": 2, "hidden": 4, "cutoff": 3.0}
+NETWORK = {"radial": 3, "channels": 2, "products": 2, "hidden": 4, "cutoff": 3.0, "layers": 1}
 COMMAND = [sys.executable, "-c", "from symstride.cli import main; main()"]
 
 

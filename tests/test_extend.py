@@ -31,7 +31,7 @@ from symstride.train.split import Split, measure_scales
 
 jax.config.update("jax_enable_x64", True)
 
-NETWORK = {"radial": 4, "channels": 4, "products": 4, "hidden": 8, "cutoff": 4.0}
+NETWORK = {"radial": 4, "channels": 4, "products": 4, "hidden": 8, "cutoff": 4.0, "layers": 1}
 EMT = {"calculator": {"name": "emt"}, "timestep_fs": 2, "max_drift_mev_per_atom_per_ps": 100}
 STRIDE = 2.0
 

@@ -27,7 +27,7 @@ jax.config.update("jax_enable_x64", True)
 
 H = 16.0  # fs
 ATOMS = 8
-NETWORK = NetworkConfig(cutoff=3.5, nearest=0.8, radial=4, channels=4, products=4, hidden=8)
+NETWORK = NetworkConfig(cutoff=3.5, nearest=0.8, radial=4, channels=4, products=4, hidden=8, layers=1)
 CONFIG = MapConfig(kind="explicit", strides_fs=(8.0, H), network=NETWORK, precision="float64")
 SCALES = Scales(energy=1e-3, length=0.3, stride_unit=0.1, temperature=300.0)
 MODEL = Model(build_map(CONFIG, SCALES, (13,), jax.random.key(1)), CONFIG, SCALES, (13,), {})

@@ -29,7 +29,7 @@ try:
 except ConfigError as error:
     pytest.skip(str(error), allow_module_level=True)
 
-NETWORK = NetworkConfig(cutoff=3.5, nearest=0.8, radial=4, channels=4, products=4, hidden=8)
+NETWORK = NetworkConfig(cutoff=3.5, nearest=0.8, radial=4, channels=4, products=4, hidden=8, layers=1)
 STRIDE = 8.0
 SETUP = """
 units metal

@@ -40,7 +40,7 @@ from symstride.units import KB
 jax.config.update("jax_enable_x64", True)
 
 HERE = Path(__file__).parent
-NETWORK = NetworkConfig(cutoff=4.0, nearest=0.5, radial=4, channels=4, products=4, hidden=8)
+NETWORK = NetworkConfig(cutoff=4.0, nearest=0.5, radial=4, channels=4, products=4, hidden=8, layers=1)
 PROVENANCE = {
     "temperature_K": [280.0, 320.0],
     "volume_A3_per_atom": [16.607531, 16.607531],

@@ -25,7 +25,7 @@ from symstride.simulate.strides import Strides
 jax.config.update("jax_enable_x64", True)
 
 SHIPPED = Path(__file__).parents[1] / "models" / "aluminium-explicit.safetensors"
-NETWORK = NetworkConfig(cutoff=3.5, nearest=0.8, radial=4, channels=4, products=4, hidden=8)
+NETWORK = NetworkConfig(cutoff=3.5, nearest=0.8, radial=4, channels=4, products=4, hidden=8, layers=1)
 SPC = ForceField(
     bonds={"H(O)-O(HH)": Stretch(stiffness=water.BOND, length=water.LENGTH)},
     angles={"H(O)-O(HH)-H(O)": Bend(stiffness=water.BEND, angle=water.ANGLE)},

@@ -63,12 +63,15 @@ class NetworkConfig(Config):
     channels: PositiveInt = 16
     products: PositiveInt = 16
     hidden: PositiveInt = 64
+    layers: Literal[1, 2] = Field(
+        default=2, description="two: atoms feel neighbours of neighbours; one takes half the time"
+    )
 
 
 class OuterConfig(NetworkConfig):
     """Those of the network of the outermost kicks."""
 
-    layers: Literal[1, 2] = Field(default=1, description="one takes half the time of two")
+    layers: Literal[1, 2] = 1
 
 
 class MapConfig(Config):
@@ -127,6 +130,7 @@ class MapConfig(Config):
         network = given.get("network", {})
         network = network.model_dump() if isinstance(network, NetworkConfig) else network
         inherited = {key: network[key] for key in NetworkConfig.model_fields if key in network}
+        inherited.pop("layers", None)
         return given | {"outer": inherited | given["outer"]}
 
     @model_validator(mode="after")
@@ -332,7 +336,7 @@ def _palindrome(
 def _processor(
     config: NetworkConfig, tolerance: float, scales: Scales, species: int, key: jax.Array
 ) -> Poincare:
-    outputs, kT = LearnedProcessor.outputs(config.channels), KB * scales.temperature
+    outputs, kT = LearnedProcessor.outputs(config.channels, config.layers), KB * scales.temperature
     key = jax.random.fold_in(key, 2)
     network = ParticleNetwork(outputs, **config.model_dump(), species=species, moving=True, key=key)
     action = LearnedProcessor.of(network, kT, scales.length, scales.stride_unit)
@@ -347,7 +351,7 @@ def _between(config: MapConfig, scales: Scales, sizes: dict[str, Any], key: jax.
     implicit = Poincare(LearnedAction(network, *units, config.orders), solver, KB * scales.temperature)
     if config.kind == "s3":
         return implicit
-    outputs = ParticleDirect.outputs(config.network.channels)
+    outputs = ParticleDirect.outputs(config.network.channels, config.network.layers)
     key = jax.random.fold_in(key, 1)
     network = ParticleNetwork(outputs, **sizes, moving=True, key=key)
     direct = ParticleDirect.of(network, config.network.channels, *units, jax.random.fold_in(key, 1))

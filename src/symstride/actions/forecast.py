@@ -13,7 +13,7 @@ from symstride.actions.particle import Densities, ParticleNetwork
 from symstride.maps.direct import Direct
 from symstride.phase import Particles, Phase
 
-KINDS = 6  # of vector densities: r̂, u and (u·r̂)r̂ in both layers
+KINDS = 3  # of vector densities in a layer: r̂, u and (u·r̂)r̂
 PASSED = 8  # vectors that neighbours pass on
 
 
@@ -27,7 +27,7 @@ class ParticleDirect(Direct):
     """
 
     network: ParticleNetwork
-    mixing: Array  # [KINDS·C, PASSED] of an atom's vectors into those it passes on
+    mixing: Array  # [vectors, PASSED] of an atom's vectors into those it passes on
     passing: Array  # [R, 4·PASSED] how they count by distance: as they are and along r̂, for Δp and Δq
     energy: float = eqx.field(static=True)  # eV, times 1/Å the unit of forces
     length: float = eqx.field(static=True)  # Å, the unit of h p/m
@@ -39,14 +39,15 @@ class ParticleDirect(Direct):
     ) -> "ParticleDirect":
         """Of a network with `outputs` outputs."""
         one, other = jax.random.split(key)
-        mixing = jax.random.normal(one, (KINDS * channels, PASSED)) / math.sqrt(KINDS * channels)
+        vectors = KINDS * network.layers * channels
+        mixing = jax.random.normal(one, (vectors, PASSED)) / math.sqrt(vectors)
         radial = jax.random.normal(other, (network.radial.size, 4 * PASSED)) / math.sqrt(network.radial.size)
         return ParticleDirect(network, mixing, radial, energy, length, stride_unit)
 
     @staticmethod
-    def outputs(channels: int) -> int:
+    def outputs(channels: int, layers: int = 2) -> int:
         """How many outputs its network needs."""
-        return 2 * KINDS * channels + 3 * PASSED
+        return 2 * KINDS * layers * channels + 3 * PASSED
 
     def change(self, z: Phase, h: float | Array, particles: Particles) -> Phase:
         particles = replace(particles, neighbors=particles.neighbors.within(z.q))

@@ -55,7 +55,7 @@ class LearnedKicks(Kicks):
         """What the outermost kick's potential is read from, [M, F]; the innermost's, where the outermost
         has a cheaper network."""
         x = reduced_stride(h, particles.masses, self.stride_unit)
-        network = self.networks[-1 if self.networks[0].node is None else 0]
+        network = self.networks[-1 if self.networks[0].layers < self.networks[-1].layers else 0]
         return network.features(q, None, x, particles)[0]
 
     def force(self, k: int, q: Array, h: float | Array, particles: Particles) -> Array:

@@ -253,6 +253,10 @@ class ParticleNetwork(eqx.Module):
         self.readout = 0.05 * _dense(next(keys), width, outputs)
 
     @property
+    def layers(self) -> int:
+        return 1 if self.node is None else 2
+
+    @property
     def dtype(self):
         """The precision of the arithmetic; positions are subtracted in their own."""
         return self.readout.dtype

@@ -9,7 +9,7 @@ from symstride.actions.particle import Densities, ParticleNetwork
 from symstride.maps.generating import Action
 from symstride.phase import Particles
 
-KINDS = 6  # of odd invariants: u·r̂ summed, and two products of an even with an odd vector, in both layers
+KINDS = 3  # of odd invariants in a layer: u·r̂ summed, and two products of an even with an odd vector
 SIZE = 0.03  # of kT, the unit of the output: processors move by percents of thermal momenta and flights
 
 
@@ -32,9 +32,9 @@ class LearnedProcessor(Action):
         return LearnedProcessor(still, SIZE * kT, length, stride_unit)
 
     @staticmethod
-    def outputs(channels: int) -> int:
+    def outputs(channels: int, layers: int = 2) -> int:
         """How many outputs its network needs."""
-        return KINDS * channels
+        return KINDS * layers * channels
 
     def value(self, q: Array, p: Array, h: float | Array, particles: Particles) -> Array:
         h = jnp.broadcast_to(h, particles.masses.shape)
