@@ -389,7 +389,8 @@ def test_memories_of_another_form_are_refused():
 
 
 def test_unsolved_strides_end_a_run_or_are_divided_and_counted(models, lattice, tmp_path):
-    hard = make_model(tmp_path / "hard.safetensors", "s3", energy=2.4)  # past Picard's limit and Anderson's
+    two = NETWORK.model_copy(update={"layers": 2})  # past Picard's limit and Anderson's:
+    hard = make_model(tmp_path / "hard.safetensors", "s3", energy=2.4, network=two)
     given = settings(length_ps=0.032, chunk=1, replicas=2)
     with pytest.raises(ConvergenceError, match="stride 1 of 16 fs was not solved to the tolerance"):
         run(hard, lattice, tmp_path / "raise", given)
