@@ -21,12 +21,13 @@ VARYING = ("system", "atoms")  # columns of tables in which they are not all the
 
 
 def main() -> None:
-    names = ("aluminium", "water", "baths", "ghmc", *(f"transfer-{study}" for study in TRANSFER))
-    aluminium, water, baths, ghmc, *transfer = (
+    names = ("aluminium", "water", "ethanol", "baths", "ghmc", *(f"transfer-{study}" for study in TRANSFER))
+    aluminium, water, ethanol, baths, ghmc, *transfer = (
         json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in names
     )
     fill_readme("aluminium", aluminium, [cells(r) for r in aluminium["rows"] if shown(r)])
     fill_readme("water", water, [cells(r) for r in water["rows"] if shown(r)])
+    fill_readme("molecules", ethanol, [cells(r) for r in ethanol["rows"] if shown(r)])
     fill_readme("baths", baths, [bath_cells(r) for r in baths["rows"]])
     fill_readme("ghmc", ghmc, [sampling_cells(r) for r in ghmc["rows"]])
     rows = [row for study in zip(TRANSFER, transfer, strict=True) for row in summary(*study)]
@@ -51,9 +52,10 @@ def fill_readme(name: str, results: dict, rows: list[dict[str, str]]) -> None:
 
 
 def shown(r: dict) -> bool:
-    """Of methods that divide a stride those steps alone that say what the learned one is worth."""
+    """Of methods that divide a stride those steps alone that say what the learned one is worth; walls of one
+    system."""
     if "step_fs" not in r:
-        return True
+        return r.get("replicas", 1) == 1
     return r["step_fs"] in (0.5, 1.0) if r["method"].startswith("verlet") else r["gradients_per_stride"] == 2
 
 
