@@ -24,7 +24,7 @@ from symstride.units import FS
 
 jax.config.update("jax_enable_x64", True)
 
-NETWORK = {"radial": 4, "channels": 4, "products": 4, "hidden": 8, "cutoff": 4.0}
+NETWORK = {"radial": 4, "channels": 4, "products": 4, "hidden": 8, "cutoff": 4.0, "layers": 1}
 SCHEDULE = {"force_steps": 0, "steps": 100, "validate_every": 50, "validation_frames": 8, "frames": 4}
 
 
