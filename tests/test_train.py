@@ -23,7 +23,7 @@ from symstride.train.config import TrainConfig
 from symstride.train.loop import Split, train
 from symstride.train.losses import by_group
 
-NETWORK = {"radial": 4, "channels": 4, "products": 4, "hidden": 8, "cutoff": 4.0}
+NETWORK = {"radial": 4, "channels": 4, "products": 4, "hidden": 8, "cutoff": 4.0, "layers": 1}
 SCALES = Scales(energy=0.5, length=0.1, stride_unit=0.4, temperature=300.0)
 
 
