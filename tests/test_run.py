@@ -211,6 +211,7 @@ def test_bad_baths(models, lattice, tmp_path):
         ({"thermostat": None, "thermostat_ps": 0.1}, "thermostat_ps: does nothing without a thermostat:"),
         ({"pressure_bar": 5e4}, "pressure_bar: does nothing without a barostat"),
         ({"ghmc_strides": 2, "every": 2}, "ghmc_strides: does nothing without a thermostat ghmc"),
+        ({"guard": "halt"}, "guard: halt is not right: warn, stop or substep"),
         ({"energies": 2}, "energies: does nothing, as there is no calculator"),
     ):
         with pytest.raises(ConfigError, match=message):

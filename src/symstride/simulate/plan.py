@@ -4,7 +4,6 @@ import math
 from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
-from typing import get_args
 
 import equinox as eqx
 import jax
@@ -25,7 +24,7 @@ from symstride.simulate.energies import TrueEnergies
 from symstride.simulate.familiar import check_stride, unfamiliar
 from symstride.simulate.ghmc import HybridMonteCarlo
 from symstride.simulate.nve import Simulation
-from symstride.simulate.settings import RunSettings
+from symstride.simulate.settings import RunSettings, check_guard
 from symstride.simulate.shared import Shared
 from symstride.simulate.start import Start
 from symstride.units import BAR, FS, KB
@@ -164,8 +163,7 @@ def guarded(simulation: Simulation, model: Model, start: Start, policy: Policy) 
 
     Raises ConfigError for a policy that has nothing to go by, or no potential to take small steps on.
     """
-    if policy not in get_args(Policy):
-        raise ConfigError(f"guard: {policy} is not right: warn, stop or substep")
+    check_guard(policy)
     if model.novelty is None:
         if policy != "warn":
             raise ConfigError(

@@ -91,5 +91,12 @@ class RunSettings:
             )
         if not math.isfinite(self.pressure_bar):
             raise ConfigError(f"pressure_bar: {self.pressure_bar} is not right: it must be finite")
+        check_guard(self.guard)
         if self.unsolved not in ("raise", "substep"):
             raise ConfigError(f"unsolved: {self.unsolved} is not right: raise or substep")
+
+
+def check_guard(policy: str) -> None:
+    """Raises ConfigError for a policy that there is not."""
+    if policy not in ("warn", "stop", "substep"):
+        raise ConfigError(f"guard: {policy} is not right: warn, stop or substep")
