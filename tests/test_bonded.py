@@ -214,6 +214,22 @@ def test_morse_bonds_are_told_from_quadratic_ones():
     assert fitted.residual < 0.01
 
 
+def test_a_bond_under_tension_is_quadratic():
+    """With Morse's potential of its curvature there no length would have so strong a pull."""
+    stiffness, steepness, tension = 15.0, 4.0, 4.0
+    mean = 0.75
+    x = np.linspace(-0.03, 0.03, 40)
+    q = np.zeros((len(x), 2, 3))
+    q[:, 1, 0] = mean + x
+    e = np.exp(-steepness * x)
+    pull = (stiffness * (1 - e) * e / steepness + tension)[:, None] * [1.0, 0, 0]
+    fitted = fit_bonds([trajectory(np.array([1, 1]), q, forces=np.stack([pull, -pull], 1))])
+    (found,) = fitted.bonds.values()
+    assert found.steepness == 0
+    assert found.stiffness == pytest.approx(stiffness, rel=0.1)
+    assert found.length == pytest.approx(mean - tension / stiffness, rel=0.1)
+
+
 def test_what_the_angles_of_a_carbon_leave_open_does_no_harm():
     """The six angles of methane add up: their common equilibrium is not determined; the forces are."""
     atoms, kinds = molecule("CH4"), ("C(HHHH)-H(C)", "H(C)-C(HHHH)-H(C)")

@@ -194,7 +194,7 @@ class _Samples:
 def _add(terms, types, atoms: np.ndarray, x: np.ndarray, slopes: np.ndarray, start: np.ndarray) -> None:
     """Of coordinates x [F, n] with slopes [F, n, ends, 3]; frames start at these rows."""
     rows = start[:, None, None, None] + 3 * atoms.T[:, :, None] + np.arange(3)
-    for name in set(types):
+    for name in dict.fromkeys(types):  # in one order: the fit goes by it
         own = np.array([t == name for t in types])
         terms[name].x.append(x[:, own].ravel())
         terms[name].rows.append(rows[:, own].reshape(x[:, own].size, -1))
@@ -218,6 +218,10 @@ def _fit(samples: _Samples, changes: _Samples, left_out: dict[str, str]) -> Forc
         if np.linalg.norm(morse.fun) < BETTER * left:
             steepness = np.where(morse.x > 1e-3, morse.x, 0.0)
     solved, residual = linear.parameters(steepness, samples)
+    sound = [k > 0 and x0 > 0 for k, x0 in solved[: len(bonds)]]
+    if not np.all(sound):  # so small a swing tells no steepness
+        steepness = np.where(sound, steepness, 0.0)
+        solved, residual = linear.parameters(steepness, samples)
     left_out, stretch, bend = dict(left_out), {}, {}
     for (name, _), a, (k, x0) in zip(bonds.items(), steepness, solved, strict=False):
         if k > 0 and x0 > 0:
