@@ -201,6 +201,7 @@ def test_heat_baths_have_the_noise_of_a_run(model, atoms, thermostat):
     assert json.loads(json.dumps(dynamics.todict())) == told | bath | coupling
 
 
+@pytest.mark.filterwarnings("ignore:barostat. where the start is sheared")
 @pytest.mark.parametrize("wrap", [False, True])
 def test_constant_pressure_is_that_of_a_run(model, atoms, wrap):
     """Whoever wraps atoms; and a cell that somebody else changes is taken up."""

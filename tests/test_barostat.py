@@ -2,6 +2,7 @@
 
 import json
 from functools import partial
+from pathlib import Path
 
 import equinox as eqx
 import jax
@@ -16,7 +17,7 @@ from scipy import stats
 from symstride.data import h5md
 from symstride.data.config import CalculatorConfig
 from symstride.data.trajectory import Trajectory
-from symstride.errors import ConfigError
+from symstride.errors import ConfigError, SymstrideWarning
 from symstride.hamiltonians.bonded import Bonded
 from symstride.hamiltonians.bonded import join as join_bonds
 from symstride.maps.barostat import CellRescaling, virial
@@ -29,7 +30,8 @@ from symstride.measure.summary import summarise
 from symstride.model import load_model
 from symstride.neighbors import join, neighbor_list, nobody
 from symstride.phase import Particles, Phase
-from symstride.simulate.plan import simulation_of
+from symstride.simulate.plan import Plan, simulation_of
+from symstride.simulate.pressure import with_volume_energy
 from symstride.simulate.run import RunSettings, run
 from symstride.simulate.start import read_start
 from symstride.units import BAR
@@ -38,6 +40,7 @@ from test_run import NETWORK, Stopped, make_model, stop
 jax.config.update("jax_enable_x64", True)
 KT = 0.7
 CUTOFF = 1.5
+LEARNED = Path(__file__).parent.parent / "models" / "aluminium-explicit.safetensors"
 EMT_ENERGIES = CalculatorConfig(name="emt")
 
 
@@ -210,6 +213,7 @@ def settings(**changes):
     } | changes))  # fmt: skip
 
 
+@pytest.mark.filterwarnings("ignore:barostat. where the start is sheared")
 def test_a_run_at_constant_pressure(model, structure, tmp_path):
     """Its cells are kept and its energies are those in them; stopped, it goes on to the same end. What is
     added to the model's own pressure makes the calculator's."""
@@ -244,6 +248,20 @@ def test_a_run_at_constant_pressure(model, structure, tmp_path):
     wanted = -atoms.get_stress()[:3].mean() / BAR
     assert abs(own - wanted) > 1000
     assert own + record["pressure_added_bar"] == pytest.approx(wanted, abs=100)
+
+
+def test_energies_of_shear_that_are_wrong_are_told(model, structure):
+    """Those of a network that has learned nothing, where the shape of the cell may change."""
+    start = read_start(structure, 1, draws=True)
+
+    def begin(path, barostat):
+        plan = Plan.of(path, load_model(path), start, settings(barostat=barostat, replicas=1, stride_fs=None))
+        return with_volume_energy(plan.simulation, start, EMT())
+
+    begin(model, "isotropic")
+    begin(LEARNED, "flexible")
+    with pytest.warns(SymstrideWarning, match=r"sheared by 2 % the model's energies are 100 % off those"):
+        begin(model, "flexible")
 
 
 def test_pair_distributions_of_changing_cells():

@@ -111,7 +111,9 @@ class _Extension:
         """True energies that the run took, for a barostat."""
         settings, replicas = self.plan.running(number), Output(self._folder(number) / "run").trajectories()
         found = sum(int(np.isfinite(t.energies).sum()) for t in replicas if t.energies is not None)
-        return found + (scaled_energies(len(replicas)) if settings.barostat else 0)
+        if settings.barostat is None:
+            return found
+        return found + scaled_energies(len(replicas), settings.barostat == "flexible")
 
     def _failure(self, number: int) -> dict[str, Any] | None:
         return Output(self._folder(number) / "run").record()["failure"]
