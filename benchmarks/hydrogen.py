@@ -215,6 +215,8 @@ class Study:
             nonlocal done
             began = time.perf_counter()
             done = simulation.stretch(done.z, done.memory, strides, slots=done.slots)
+            if done.failure:
+                raise done.failure.error
             return (time.perf_counter() - began) / (strides * stride / 1000 * replicas)
 
         return move
