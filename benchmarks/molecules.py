@@ -40,6 +40,15 @@ STUDY = Study(
     schedule={"force_steps": 600, "steps": 4000, "frames": 32, "validate_every": 400},
     data=DATA,
 )
+OUTER = STUDY.network | {"layers": 1}
+CHANGES = {  # where a molecule is twice as large
+    "paracetamol": {"outer": OUTER, "schedule": STUDY.schedule | {"frames": 16, "steps": 12000}},
+    "dipeptide": {
+        "outer": OUTER,
+        "schedule": STUDY.schedule | {"frames": 16, "steps": 8000},
+        "data": DATA | {"trajectories": 48},  # its backbone turns
+    },
+}
 TITLES = {
     "ethanol": "ethanol GFN2-xTB 300 K",
     "paracetamol": "paracetamol GFN2-xTB 300 K",
@@ -56,7 +65,7 @@ def main() -> None:
     arguments.add_argument("--starts", type=int, default=8)
     given = arguments.parse_args()
     name = given.name
-    study = replace(STUDY, system=name, title=TITLES[name], work=given.work / name)
+    study = replace(STUDY, system=name, title=TITLES[name], work=given.work / name, **CHANGES.get(name, {}))
     reference = study.reference(*REFERENCE)
     stages = {}
     for h in STRIDES:

@@ -53,9 +53,10 @@ def simulate(
 
 
 def with_energies(runs, calculator, every_fs: float):
-    """With the true energies of frames about so far apart."""
+    """With the true energies of frames about so far apart; NaN where there is none."""
     import numpy as np
     from ase import Atoms
+    from ase.calculators.calculator import CalculationFailed
 
     first = runs[0]
     atoms = Atoms(numbers=first.numbers, cell=first.cell, pbc=first.pbc, calculator=calculator)
@@ -64,7 +65,10 @@ def with_energies(runs, calculator, every_fs: float):
 
     def energy(positions) -> float:
         atoms.positions = positions
-        return atoms.get_potential_energy()
+        try:
+            return atoms.get_potential_energy()
+        except CalculationFailed:  # where a run has ended
+            return np.nan
 
     return [
         replace(
