@@ -4,9 +4,9 @@
 
 - temperature: aluminium (EMT) from 100 to 750 K and at lattice constants 5 % smaller and larger, by a model
   of 300 K and one density, and by one of three temperatures and five densities.
-- composition: Cu–Au (EMT) at compositions, orderings and sizes, and with a surface, that a model has not
-  seen, beside those it has, four orderings of five compositions, two of them hot, two of other densities; and
-  a direct predictor trained on the same data.
+- composition: Cu–Au (EMT) at compositions, orderings and sizes, and with surfaces, that a model has not
+  seen, beside those it has, four orderings of five compositions, two of them hot, two of other densities, and
+  of four compositions long cells and a slab; and a direct predictor trained on the same data.
 - strides: aluminium, one model from 8 to 32 fs, at those strides and between; two halves beside one whole.
 - masses: aluminium of isotopes of 27 and 54 u, of masses between, and of several in one crystal, by a model
   of 27 u alone, and by one that has seen 27 u, 54 u and half of each.
@@ -93,13 +93,15 @@ def temperature() -> Study:
 
 
 def composition() -> Study:
-    def alloy(gold: int, seed: int, kelvin: float = 300.0, strain: float = 0.0) -> Condition:
+    def alloy(gold: int, seed: int, kelvin: float = 300.0, strain: float = 0.0, shape=cubic) -> Condition:
         symbols = np.random.default_rng([gold, seed]).permutation(["Au"] * gold + ["Cu"] * (32 - gold))
-        atoms = cubic(list(symbols), (1 + strain) * vegard(gold / 32))
+        atoms = shape(list(symbols), (1 + strain) * vegard(gold / 32))
         return Condition(f"Cu{32 - gold}Au{gold} {seed}", atoms, kelvin)
 
-    taught = ((300.0, 0.0), (600.0, 0.0), (300.0, -0.02), (600.0, 0.02))  # long waves strain larger cells
+    taught = ((300.0, 0.0), (600.0, 0.0), (300.0, -0.02), (600.0, 0.02))
+    shapes = (bar, needle, slab)  # bars of 32 atoms have the long waves of larger cells
     seen = [alloy(gold, seed, *at) for gold in (0, 8, 16, 24, 32) for seed, at in enumerate(taught)]
+    seen += [alloy(gold, 4 + n, shape=s) for gold in (0, 8, 24, 32) for n, s in enumerate(shapes)]
     unseen = [alloy(gold, 9) for gold in (4, 12, 20, 28)]
     explicit = {"kind": "explicit", "strides_fs": (16.0, 32.0)}
     return Study(
@@ -107,12 +109,12 @@ def composition() -> Study:
         {"explicit": explicit, "direct": explicit | {"kind": "direct"}},
         [*(c for c in seen if c.name[-1] == "0"), *unseen, *ordered()],
         (32.0,),
-        {"explicit": 5000, "direct": 5000},
+        {"explicit": 6000, "direct": 6000},
     )
 
 
 def ordered() -> Iterator[Condition]:
-    """Orderings, a larger cell and a surface that no random alloy of 32 atoms has."""
+    """Orderings, a larger cell and surfaces that no alloy trained on has."""
     sites = cubic("Au32", 1.0).positions
     layer = np.round(2 * sites).astype(int)
     corners = (layer % 2 == 0).all(axis=1)
@@ -120,10 +122,11 @@ def ordered() -> Iterator[Condition]:
     layers = np.where(layer[:, 2] % 2 == 0, "Au", "Cu")
     yield Condition("L1₀ CuAu", cubic(list(layers), vegard(0.5)), 300.0)
     symbols = np.random.default_rng(5).choice(["Cu", "Au"], 108, p=[0.6, 0.4])
-    yield Condition("108 atoms", cubic(list(symbols), vegard(float(np.mean(symbols == "Au"))), 3), 300.0)
-    slab = cubic(list(np.random.default_rng(6).permutation(["Cu", "Au"] * 16)), vegard(0.5))
-    slab.center(vacuum=6.0, axis=2)
-    yield Condition("surface", slab, 300.0)
+    large = cubic(list(symbols), vegard(float(np.mean(symbols == "Au"))), (3, 3, 3))
+    yield Condition("108 atoms", large, 300.0)
+    halves = list(np.random.default_rng(6).permutation(["Cu", "Au"] * 16))
+    yield Condition("surface (100)", slab(halves, vegard(0.5)), 300.0)
+    yield Condition("surface (111)", close_packed(halves, vegard(0.5)), 300.0)
 
 
 def strides() -> Study:
@@ -163,11 +166,42 @@ def masses() -> Study:
 STUDIES = {"temperature": temperature, "composition": composition, "strides": strides, "masses": masses}
 
 
-def cubic(symbols, a: float, repeat: int = 2):
+def cubic(symbols, a: float, repeat: tuple[int, int, int] = (2, 2, 2)):
     """These atoms on fcc sites, lattice constant `a` Å."""
     from ase.build import bulk
 
-    atoms = bulk("Cu", "fcc", a, cubic=True) * (repeat, repeat, repeat)
+    return _of(symbols, bulk("Cu", "fcc", a, cubic=True) * repeat)
+
+
+def bar(symbols, a: float):
+    """32 of them, four lattice constants long and one thick."""
+    return cubic(symbols, a, (1, 2, 4))
+
+
+def needle(symbols, a: float):
+    """32 of them, eight near neighbours long."""
+    from ase.build import bulk
+
+    return _of(symbols, bulk("Cu", "fcc", a) * (2, 2, 8))
+
+
+def slab(symbols, a: float):
+    """32 of them between two surfaces (100)."""
+    atoms = cubic(symbols, a)
+    atoms.center(vacuum=6.0, axis=2)
+    return atoms
+
+
+def close_packed(symbols, a: float):
+    """32 of them between two surfaces (111)."""
+    from ase.build import fcc111
+
+    atoms = _of(symbols, fcc111("Cu", (2, 4, 4), a, vacuum=6.0, orthogonal=True))
+    atoms.pbc = True
+    return atoms
+
+
+def _of(symbols, atoms):
     atoms.symbols[:] = symbols
     atoms.set_masses(None)
     return atoms
