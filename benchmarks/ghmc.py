@@ -25,8 +25,9 @@ from typing import Any
 RESULTS = Path(__file__).parent / "results" / "ghmc.json"
 MODELS = Path(__file__).parent.parent / "models"
 KELVIN, FORGET_PS = 300.0, 1.0
-PS, REPLICAS = 40.0, 4
+PS, REPLICAS = 80.0, 4
 DISCARD = 0.1  # of each run, to come to equilibrium
+PIECES = 16  # of all runs of a row, whose scatter is the error of a sample's cost
 LJ_KT, LJ_FORGET, LJ_REPLICAS = 0.2, 2.0, 32  # reduced units; solid
 BAD = 1.05
 
@@ -80,7 +81,7 @@ def aluminium():
 
     atoms = bulk("Al", a=4.05, cubic=True) * (2, 2, 2)
     atoms.calc = EMT()
-    system = System("aluminium", atoms, 4.0, 60.0)
+    system = System("aluminium", atoms, 4.0, 240.0)
     yield small_steps(system)
     for stride_fs, strides in ((16.0, 1), (32.0, 1), (32.0, 4)):
         yield chain("ghmc", system, system.model, stride_fs, strides)
@@ -97,7 +98,7 @@ def ethanol():
     atoms = molecule("CH3CH2OH")
     atoms.calc = TBLite(verbosity=0, accuracy=0.1)
     BFGS(atoms, logfile=None).run(fmax=0.01)
-    system = System("ethanol", atoms, 0.5, 30.0)
+    system = System("ethanol", atoms, 0.5, 40.0)
     yield small_steps(system)
     for stride_fs, strides in ((4.0, 1), (6.0, 1), (6.0, 4)):
         yield chain("ghmc", system, system.model, stride_fs, strides)
@@ -229,14 +230,19 @@ def averages(potentials, kT: float, atoms: int, energies: int) -> dict:
     later = potentials[int(DISCARD * len(potentials)) :]
     mean = blocked_mean(list(later.T))
     square = blocked_mean(list(((later - mean.value) ** 2).T))
-    samples = inefficiency(later)
+    samples = energies * inefficiency(later)
+    parts = [
+        part[:, None] for start in later.T for part in np.array_split(start, PIECES // later.shape[1] or 1)
+    ]
+    apart = energies * np.std([inefficiency(part) for part in parts], ddof=1) / np.sqrt(len(parts))
     return {
         "potential_kT_per_atom": float(mean.value) / kT / atoms,
         "potential_stderr": float(mean.stderr) / kT / atoms,
         "heat_capacity_k_per_atom": float(square.value) / kT**2 / atoms + 1.5 * (atoms - 1) / atoms,
         "heat_capacity_stderr": float(square.stderr) / kT**2 / atoms,
         "samples": int(np.size(later)),
-        "true_energies_per_independent_sample": samples * energies,
+        "true_energies_per_independent_sample": samples,
+        "true_energies_stderr": float(apart),
     }
 
 
@@ -251,7 +257,11 @@ def draw(rows: list[dict]):
         mine = [r for r in rows if r["system"] == system]
         names = [f"{r['method']} {r.get('step_fs', r.get('step'))}×{r.get('strides', 1)}" for r in mine]
         above, below = panels[:, n]
-        above.bar(names, [r["true_energies_per_independent_sample"] for r in mine], color="C0")
+        costs = [
+            [r["true_energies_per_independent_sample"] for r in mine],
+            [r["true_energies_stderr"] for r in mine],
+        ]
+        above.bar(names, costs[0], yerr=costs[1], capsize=2, color="C0")
         above.set(title=system, yscale="log", ylabel="energies or gradients a sample", xticks=[])
         value, error = (mine[0][f"heat_capacity_{x}"] for x in ("k_per_atom", "stderr"))
         below.axhspan(value - error, value + error, color="0.85")

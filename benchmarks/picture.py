@@ -16,18 +16,18 @@ STYLES = {
     "s3-dressed": ("C3", "v", "S³ dressed by the explicit action"),
     "verlet-rival": ("0.5", "^", "velocity Verlet, same network"),
 }
+MOLECULES = ("ethanol", "paracetamol", "dipeptide")
 TRANSFER = ("temperature", "composition", "strides", "masses")
 VARYING = ("system", "atoms")  # columns of tables in which they are not all the same
 
 
 def main() -> None:
-    names = ("aluminium", "water", "ethanol", "baths", "ghmc", *(f"transfer-{study}" for study in TRANSFER))
-    aluminium, water, ethanol, baths, ghmc, *transfer = (
-        json.loads((ROOT / f"benchmarks/results/{name}.json").read_text()) for name in names
-    )
+    aluminium, water, baths, ghmc = map(results, ("aluminium", "water", "baths", "ghmc"))
+    molecules = [r for name in MOLECULES for r in results(name)["rows"]]
+    transfer = [results(f"transfer-{study}") for study in TRANSFER]
     fill_readme("aluminium", aluminium, [cells(r) for r in aluminium["rows"] if shown(r)])
     fill_readme("water", water, [cells(r) for r in water["rows"] if shown(r)])
-    fill_readme("molecules", ethanol, [cells(r) for r in ethanol["rows"] if shown(r)])
+    fill_readme("molecules", {"rows": molecules}, [cells(r) for r in molecules if shown(r)])
     fill_readme("baths", baths, [bath_cells(r) for r in baths["rows"]])
     fill_readme("ghmc", ghmc, [sampling_cells(r) for r in ghmc["rows"]])
     rows = [row for study in zip(TRANSFER, transfer, strict=True) for row in summary(*study)]
@@ -35,14 +35,20 @@ def main() -> None:
     draw(aluminium["rows"])
 
 
-def fill_readme(name: str, results: dict, rows: list[dict[str, str]]) -> None:
+def results(name: str) -> dict:
+    """With each row where and when it was made."""
+    found = json.loads((ROOT / f"benchmarks/results/{name}.json").read_text())
+    made = {"processor": found["machine"]["processor"], "date": found["date"]}
+    return found | {"rows": [made | r for r in found["rows"]]}
+
+
+def fill_readme(name: str, document: dict, rows: list[dict[str, str]]) -> None:
     """Puts the rows between README's two comments."""
     columns = [c for c in rows[0] if any(r[c] for r in rows)]
     columns = [c for c in columns if c not in VARYING or len({r[c] for r in rows}) > 1]
     lines = ["| " + " | ".join(columns) + " |", "|---" * len(columns) + "|"]
     lines += ["| " + " | ".join(r[c] for c in columns) + " |" for r in rows]
-    usual = results["machine"]["processor"], results["date"]
-    made = sorted({(r.get("processor", usual[0]), r.get("date", usual[1])) for r in results["rows"]})
+    made = sorted({(r["processor"], r["date"]) for r in document["rows"]})
     where = ", and ".join(f"{processor}, {day}" for processor, day in made)
     lines += ["", f"{where}; one thread; with one standard error."]
     path, source = ROOT / "README.md", f"<!-- figures: benchmarks/{name}.py -->"
@@ -111,14 +117,14 @@ def said_drift(drift: dict | None) -> str:
 
 
 def sampling_cells(r: dict) -> dict[str, str]:
-    cost = r["true_energies_per_independent_sample"]
+    cost = f"{r['true_energies_per_independent_sample']:.0f} ± {r['true_energies_stderr']:.0f}"
     return {
         "system": r["system"],
         "method": r["method"],
         "stride": f"{r['step_fs']:g} fs" if "step_fs" in r else f"{r['step']:g}",
         "strides a move": str(r.get("strides", "")),
         "accepted": f"{100 * r['acceptance']:.0f} %" if "acceptance" in r else "",
-        "energies or gradients a sample": f"{cost:.0f}",
+        "energies or gradients a sample": cost,
         "⟨V⟩, kT an atom": f"{r['potential_kT_per_atom']:.3f} ± {r['potential_stderr']:.3f}",
         "heat capacity, k an atom": f"{r['heat_capacity_k_per_atom']:.2f} ± {r['heat_capacity_stderr']:.2f}",
     }
