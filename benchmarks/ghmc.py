@@ -19,6 +19,7 @@ import json
 import os
 import time
 from dataclasses import dataclass, replace
+from datetime import date
 from pathlib import Path
 from typing import Any
 
@@ -38,6 +39,7 @@ def main() -> None:
 
     jax.config.update("jax_enable_x64", True)
     from rows import write
+    from symstride.measure.machine import processor
 
     arguments = argparse.ArgumentParser(description=__doc__)
     arguments.add_argument("systems", nargs="+", choices=["aluminium", "ethanol", "cluster"])
@@ -46,7 +48,7 @@ def main() -> None:
     before = json.loads(RESULTS.read_text())["rows"] if RESULTS.exists() else []
     rows = [row for row in before if {"LJ13": "cluster"}.get(row["system"], row["system"]) not in asked]
     for row in itertools.chain(*(makers[name]() for name in asked)):
-        rows.append(row)
+        rows.append({"date": date.today().isoformat(), "processor": processor()} | row)
         print(row, flush=True)
     write(RESULTS, rows)
     draw(rows).savefig(RESULTS.with_suffix(".png"), dpi=150)
@@ -259,7 +261,7 @@ def draw(rows: list[dict]):
         above, below = panels[:, n]
         costs = [
             [r["true_energies_per_independent_sample"] for r in mine],
-            [r["true_energies_stderr"] for r in mine],
+            [r.get("true_energies_stderr", 0.0) for r in mine],
         ]
         above.bar(names, costs[0], yerr=costs[1], capsize=2, color="C0")
         above.set(title=system, yscale="log", ylabel="energies or gradients a sample", xticks=[])

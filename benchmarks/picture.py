@@ -117,7 +117,8 @@ def said_drift(drift: dict | None) -> str:
 
 
 def sampling_cells(r: dict) -> dict[str, str]:
-    cost = f"{r['true_energies_per_independent_sample']:.0f} ± {r['true_energies_stderr']:.0f}"
+    cost = f"{r['true_energies_per_independent_sample']:.0f}"
+    cost += f" ± {r['true_energies_stderr']:.0f}" if "true_energies_stderr" in r else ""
     return {
         "system": r["system"],
         "method": r["method"],
