@@ -104,6 +104,7 @@ def torsions(study: Study, starts) -> list[dict]:
             "system": study.title,
             "stride_fs": stride,
             "starts": len(runs),
+            "length_ps": TORSION_RUNS[1],
         }
         row |= {"gradients_per_ps": 2000 / stride, "failed": sum(bool(t.info["failed"]) for t in runs)}
         row["torsions"] = {

@@ -31,7 +31,7 @@ def main() -> None:
     fill_readme("baths", baths, [bath_cells(r) for r in baths["rows"]])
     fill_readme("ghmc", ghmc, [sampling_cells(r) for r in ghmc["rows"]])
     rows = [row for study in zip(TRANSFER, transfer, strict=True) for row in summary(*study)]
-    fill_readme("transfer", max(transfer, key=lambda t: t["date"]), rows)
+    fill_readme("transfer", {"rows": [r for found in transfer for r in found["rows"]]}, rows)
     draw(aluminium["rows"])
 
 
@@ -83,6 +83,7 @@ def cells(r: dict) -> dict[str, str]:
         "wall, s/ps": f"{r['wall_s_per_ps']:.3f}" if "wall_s_per_ps" in r else "",
         "run": f"{r['starts']} × {r['length_ps']:.3g} ps" if "starts" in r else "",
         "error p / q, %": error,
+        "torsions, σ": ", ".join(f"{k} {t['rms_sigma']:.2f}" for k, t in r.get("torsions", {}).items()),
         "drift, meV/atom/ps": drift,
         "T(H), K": kelvins(r, "H"),
         "T(O), K": kelvins(r, "O"),
