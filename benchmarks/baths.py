@@ -36,16 +36,12 @@ def main() -> None:
     arguments.add_argument("--ps", type=float, default=240.0)
     arguments.add_argument("--starts", type=int, default=16)
     given = arguments.parse_args()
-    from ase.build import bulk
     from ase.calculators.emt import EMT
-    from ase.io import write as ase_write
 
     from symstride.data.trajectory import Trajectory
     from symstride.simulate.start import read_start
 
-    given.work.mkdir(parents=True, exist_ok=True)
-    structure = given.work / "start.xyz"
-    ase_write(structure, bulk("Al", cubic=True, a=4.05) * (2, 2, 2))
+    structure = lattice(given.work)
     at = read_start(structure, 1, draws=True)
     still = Trajectory(at.numbers, at.masses, at.cell, at.pbc, np.zeros(1), at.positions, 0 * at.positions)
     starts = [still] * given.starts
@@ -57,12 +53,24 @@ def main() -> None:
         "gradients_per_ps": 1000 / REFERENCE_FS,
     }
     stages = {"reference": lambda: [fixed | measures(settled(reference))]}
-    for thermostat, stride, barostat in BATHS:
-        name = f"{thermostat}-{stride:g}" + (f"-{barostat}" if barostat else "")
-        at = thermostat, stride, barostat
-        stages[name] = lambda at=at: [row(structure, *at, reference, given)]
+    for at in BATHS:
+        stages[stage(*at)] = lambda at=at: [row(structure, *at, reference, given)]
     rows = staged(RESULTS, given.work, stages, given.stages)
     draw(rows).savefig(RESULTS.with_suffix(".png"), dpi=150)
+
+
+def stage(thermostat: str, stride: float, barostat: str | None) -> str:
+    return f"{thermostat}-{stride:g}" + (f"-{barostat}" if barostat else "")
+
+
+def lattice(folder: Path) -> Path:
+    """The crystal at rest, written to the folder."""
+    from ase.build import bulk
+    from ase.io import write as ase_write
+
+    folder.mkdir(parents=True, exist_ok=True)
+    ase_write(folder / "start.xyz", bulk("Al", cubic=True, a=4.05) * (2, 2, 2))
+    return folder / "start.xyz"
 
 
 def small_steps(atoms, k: int):

@@ -15,7 +15,7 @@ from pathlib import Path
 
 import numpy as np
 
-from baths import COMPRESSIBILITY, FRAME_FS, MODEL, settled
+from baths import COMPRESSIBILITY, FRAME_FS, MODEL, lattice, settled, stage
 from rows import staged
 
 RESULTS = Path(__file__).parent / "results" / "ensembles.json"
@@ -36,10 +36,7 @@ def main() -> None:
     arguments.add_argument("--ps", type=float, default=120.0)
     arguments.add_argument("--starts", type=int, default=16)
     given = arguments.parse_args()
-    given.work.mkdir(parents=True, exist_ok=True)
-    stages = {
-        f"{at[0]}-{at[1]:g}" + (f"-{at[2]}" if at[2] else ""): lambda at=at: [row(*at, given)] for at in BATHS
-    }
+    stages = {stage(*at): lambda at=at: [row(*at, given)] for at in BATHS}
     staged(RESULTS, given.work, stages, given.stages)
 
 
@@ -68,17 +65,13 @@ def row(thermostat: str, stride: float, barostat: str | None, given) -> dict:
 def sampled(thermostat: str, stride: float, barostat: str | None, kelvin: float, bar: float, given):
     """A run, as physical_validation takes it: frames far apart, with true energies."""
     import physical_validation as pv
-    from ase.build import bulk
-    from ase.io import write as ase_write
 
     from symstride.data.config import CalculatorConfig
     from symstride.simulate.output import Output
     from symstride.simulate.run import RunSettings, run
     from symstride.units import KB
 
-    structure = given.work / "start.xyz"
-    if not structure.exists():
-        ase_write(structure, bulk("Al", cubic=True, a=4.05) * (2, 2, 2))
+    structure = lattice(given.work)
     every = round(APART_PS * 1000 / FRAME_FS)
     settings = RunSettings(
         stride_fs=stride,

@@ -219,7 +219,7 @@ def _fit(samples: _Samples, changes: _Samples, left_out: dict[str, str]) -> Forc
             steepness = np.where(morse.x > 1e-3, morse.x, 0.0)
     solved, residual = linear.parameters(steepness, samples)
     sound = [k > 0 and x0 > 0 for k, x0 in solved[: len(bonds)]]
-    if not np.all(sound):  # so small a swing tells no steepness
+    if not np.all(sound):  # a Morse potential of no length, or bent the other way
         steepness = np.where(sound, steepness, 0.0)
         solved, residual = linear.parameters(steepness, samples)
     left_out, stretch, bend = dict(left_out), {}, {}
