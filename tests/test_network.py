@@ -110,6 +110,22 @@ def test_smooth_where_a_neighbor_leaves(network):
     assert abs(pair(4.0 - 1e-6) - pair(4.0 + 1e-6)) < 1e-6
 
 
+def test_closer_than_any_data_radial_functions_level_off():
+    """Polynomials would grow without bounds there, and their forces throw atoms out of a bond compressed."""
+    radial = particle.Radial(particle.Constant(jnp.eye(12)), 12, 5.5, 8.0, 0.85)
+
+    def functions(r):
+        return radial(r[None], jnp.ones(1, bool))[:, 0]
+
+    r = jnp.linspace(0.1, 1.2, 1101)
+    values = jax.vmap(functions)(r)
+    slopes = jax.vmap(jax.jacfwd(functions))(r)
+    assert float(jnp.abs(values).max()) <= 1
+    assert float(jnp.abs(slopes[r < 0.7]).max()) < 0.02 * float(jnp.abs(slopes).max())
+    found = jnp.diff(values, axis=0) / (r[1] - r[0])  # smooth where they begin to
+    np.testing.assert_allclose(found, (slopes[1:] + slopes[:-1]) / 2, atol=0.05)
+
+
 def test_second_layer_feels_neighbors_of_neighbors(network):
     atoms = Atoms("AlCuAl", [[0, 0, 0], [3.2, 0, 0], [6.4, 0.5, 0]])
     u, x = _inputs(atoms)

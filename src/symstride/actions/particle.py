@@ -24,6 +24,7 @@ from symstride.neighbors import AnyArray, Neighbors
 from symstride.phase import Particles
 
 _SYMMETRIC = ((0, 0), (1, 1), (2, 2), (0, 1), (0, 2), (1, 2))  # the six components of a symmetric tensor
+LEVELLING = 0.03  # of the range of radial functions, which they level off in at their near end
 FAINT = 1e-4  # of the largest variance: fainter functions, of distances that a small molecule lacks, stay so
 RARE = 0.001  # how much all distances alike count in the decorrelation, beside the pairs seen
 LEVEL = 20.0  # standard deviations at which invariants level off
@@ -43,8 +44,9 @@ class Constant(eqx.Module):
 class Radial(eqx.Module):
     """Chebyshev polynomials of exp(−r/decay) times a smooth cutoff of order `sharpness`, decorrelated.
 
-    A large `decay` resolves all distances alike; a small one the short bonds. The cutoff is the polynomial
-    envelope of Gasteiger et al., arXiv:2003.03123, eq. 8.
+    A large `decay` resolves all distances alike; a small one the short bonds. They level off at `nearest`,
+    beyond which polynomials grow without bounds: no data tell what is there, and of bonds their known terms
+    still act. The cutoff is the polynomial envelope of Gasteiger et al., arXiv:2003.03123, eq. 8.
     """
 
     decorrelate: Constant  # [R, R], so that the functions have unit covariance over the pairs seen
@@ -58,6 +60,8 @@ class Radial(eqx.Module):
         """[…, K] Å → […, R, K], before decorrelation, which costs nothing in the weights that follow."""
         near, far = math.exp(-self.nearest / self.decay), math.exp(-self.cutoff / self.decay)
         x = 2 * (jnp.exp(-r / self.decay) - far) / (near - far) - 1
+        end = 1 - LEVELLING
+        x = jnp.where(x > end, end + LEVELLING * jnp.tanh((x - end) / LEVELLING), x)
         z, n = r / self.cutoff, self.sharpness
         envelope = (
             1 - (n + 1) * (n + 2) / 2 * z**n + n * (n + 2) * z ** (n + 1) - n * (n + 1) / 2 * z ** (n + 2)
