@@ -19,7 +19,9 @@ from symstride.data import h5md
 from symstride.data.config import CalculatorConfig
 from symstride.errors import ConfigError, DataError
 from symstride.hamiltonians.base import Separable
+from symstride.maps.composition import Composition
 from symstride.maps.midpoint import midpoint
+from symstride.maps.mixed import Mixed, symmetric
 from symstride.maps.palindrome import Palindrome
 from symstride.maps.splitting import PotentialKicks
 from symstride.maps.substepping import Substepping
@@ -33,6 +35,7 @@ from symstride.simulate.proposal import check_proposal
 from symstride.simulate.record import sampled
 from symstride.simulate.run import RunSettings, run
 from symstride.simulate.start import read_start
+from symstride.solve import Anderson
 from test_run import NETWORK, Stopped, make_model, same, stop
 
 jax.config.update("jax_enable_x64", True)
@@ -161,6 +164,19 @@ def test_what_cannot_be_a_proposal():
         check_proposal(Substepping(a_map("s3")), 192)
     for kind in ("explicit", "corrected", "s3"):
         check_proposal(a_map(kind, tolerance=1e-5), 192, strides=5)
+    one, other = a_map("explicit"), a_map("explicit", drifts=1)
+    half = Mixed(one, Anderson(tolerance=1e-9), KT)  # whatever its action, S² alone is not reversible
+    for parts, fractions in (
+        ((one, other), (0.5, 0.5)),
+        ((one, one), (0.4, 0.6)),
+        ((half, half), (0.5, 0.5)),
+    ):
+        with pytest.raises(ConfigError, match="a Composition that does not read the same backwards"):
+            check_proposal(Composition(parts, fractions), 192)
+    with pytest.raises(ConfigError, match="a Mixed that does not"):
+        check_proposal(half, 192)
+    check_proposal(Composition((one, other, one), (0.3, 0.4, 0.3)), 192)
+    check_proposal(symmetric(half), 192)
     with pytest.raises(ConfigError, match=r"a tolerance of 8\.7e-06"):
         check_proposal(a_map("corrected", tolerance=1e-5), 192, strides=6)
 

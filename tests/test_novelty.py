@@ -12,7 +12,7 @@ from ase import units
 from ase.build import bulk
 
 from symstride.actions.novelty import Novelty, features_of
-from symstride.errors import ConfigError, SimulationError
+from symstride.errors import ConfigError, SimulationError, SymstrideWarning
 from symstride.hamiltonians.base import Separable
 from symstride.maps.guarded import LOOK, Guarded
 from symstride.maps.palindrome import Palindrome
@@ -20,7 +20,7 @@ from symstride.maps.splitting import PotentialKicks
 from symstride.maps.thermostat import Langevin
 from symstride.model import MapConfig, Model, NetworkConfig, Scales, build_map, load_model, save_model
 from symstride.neighbors import join, neighbor_list
-from symstride.phase import Particles, Phase, bodies
+from symstride.phase import Particles, Phase, Status, bodies
 from symstride.simulate.plan import simulation_of
 from symstride.train.novelty import measure_novelty
 from symstride.units import FS
@@ -98,16 +98,34 @@ def test_novelty_grows_with_the_distance_from_the_data(map, measured):
     assert at[0] < 1 < at[1] < at[2]
 
 
+def test_an_element_that_only_held_out_data_have_hides_nothing(map):
+    """It is novel itself, and leaves what is usual as it was."""
+    whole = frames(99, 0.1)
+    pure = [Frames(f.start, H, of_one(f.particles, 0)) for f in (frames(n, 0.1) for n in range(30))]
+    held_out = [Frames(whole.start, H, of_one(whole.particles, 0)), whole]
+    usual, told = (measure_novelty(map, pure, held_out[:n], 2) for n in (1, 2))
+    assert usual is not None
+    assert told is not None
+    assert (float(told.limit), float(told.usual)) == (float(usual.limit), float(usual.usual))
+    assert np.all(told(map, whole.start, H, whole.particles) > 100)
+    with pytest.warns(SymstrideWarning, match="will raise no alarm"):
+        assert measure_novelty(map, pure, held_out[1:], 2) is None
+
+
+def of_one(particles, element: int):
+    return replace(particles, species=jnp.full_like(particles.species, element))
+
+
 def test_a_pair_of_elements_that_never_met_is_novel(map):
     """The data have each of them alone."""
 
     def alone(seed: int, element: int) -> Frames:
         whole = frames(seed, 0.1)
-        species = jnp.full_like(whole.particles.species, element)
-        return Frames(whole.start, H, replace(whole.particles, species=species))
+        return Frames(whole.start, H, of_one(whole.particles, element))
 
     pure = [alone(n, n % 2) for n in range(30)]
     measured = measure_novelty(map, pure, [alone(98, 0), alone(99, 1)], 2)
+    assert measured is not None
     for known in (alone(5, 0), alone(6, 1)):
         assert np.all(measured(map, known.start, H, known.particles) < 1)
     assert np.all(measured(map, *_args(crystals(7, 0.1))) > 1)
@@ -192,6 +210,27 @@ def test_policies(policy):
         np.testing.assert_allclose(end.p[~same], small.p[~same], atol=1e-12)
         more = np.asarray(statuses.iterations - normal.iterations)
         np.testing.assert_array_equal(more > 0, [[False, True, False, True]] * 2)
+
+
+def test_a_stride_thrown_away_ends_no_run():
+    """Far from the data it may leap, be unsolvable or NaN: small steps are taken in its place."""
+
+    class Wild(Palindrome):
+        def step(self, z, memory, h, particles):
+            end, memory, status = super().step(z, memory, h, particles)
+            astray = jnp.arange(len(z.q))[:, None] < len(z.q) // REPLICAS  # the first replica
+            end = Phase(jnp.where(astray, jnp.nan, end.q), end.p)
+            solved = status.converged & (jnp.arange(REPLICAS) > 0)
+            return end, memory, Status(solved, status.iterations, jnp.inf * status.excursion + jnp.inf)
+
+    wild = Wild(SPRUNG.kicks, drifts=2)
+    seen = Told.by(lambda z: jnp.where(jnp.isnan(z.q.reshape(REPLICAS, -1)).any(1), jnp.nan, 0.5))
+    end, watch, statuses = strides(Guarded(wild, seen, "substep", 8), 0.1, 2)
+    assert np.isfinite(end.q).all()
+    assert statuses.converged.all()
+    assert np.isfinite(statuses.excursion).all()
+    np.testing.assert_array_equal(watch.beyond, [2] + [0] * (REPLICAS - 1))
+    assert np.isfinite(watch.farthest).all()
 
 
 def test_a_guard_that_stops_tells_what_it_saw():

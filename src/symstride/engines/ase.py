@@ -22,6 +22,7 @@ from symstride.maps.base import Map
 from symstride.maps.guarded import Policy
 from symstride.model import Model, load_model
 from symstride.simulate.plan import rescaling
+from symstride.simulate.settings import check_seed
 from symstride.simulate.start import start_of
 from symstride.simulate.strides import Strides
 from symstride.units import FS, KB
@@ -80,6 +81,11 @@ class StrideDynamics(MolecularDynamics):
     def transferred_energy(self) -> float:
         """The heat, eV, that a bath has put in so far."""
         return self._strides.heat
+
+    @property
+    def strides_beyond(self) -> int:
+        """How many led where atoms are unlike the training data; with `substep`, those in small steps."""
+        return self._strides.beyond
 
     def get_conserved_energy(self) -> float:
         """eV, of the atoms' calculator: the total energy less the heat."""
@@ -297,6 +303,5 @@ def _seeded(seed: int | None) -> int:
     """One of its own for a bath that is given none, as in ASE: two of the same noise would go together."""
     if seed is None:
         return int(np.random.default_rng().integers(2**31))
-    if seed < 0:
-        raise ConfigError(f"seed: {seed} is not right: it must be 0 or more")
+    check_seed(seed)
     return seed

@@ -65,6 +65,7 @@ class _Extension:
         left_quiet = earlier.get("status") == "quiet"
         if left_quiet or (earlier.get("status") == "not quiet" and len(earlier["rounds"]) > rounds):
             self.say("finished before; nothing to do")
+            draw(earlier, self.output / "extend.png")  # it may have been stopped before that
             return earlier
         if not earlier:
             self._write("running", 0)

@@ -87,7 +87,7 @@ class Guarded(Map):
             lambda: self.novelty(self.map, z, h, particles).astype(memory.novelty.dtype),
             lambda: memory.novelty,
         )
-        seen = novelty, jnp.maximum(memory.farthest, novelty)
+        seen = novelty, jnp.fmax(memory.farthest, novelty)
         return eqx.tree_at(lambda m: (m.novelty, m.farthest), memory, seen)
 
     def _divided(
@@ -115,7 +115,9 @@ class Guarded(Map):
         mine = jnp.repeat(beyond, len(z.q) // particles.replicas)[:, None]
         end = jax.tree.map(lambda new, old: jnp.where(mine, new, old), stepped, end)
         more = Status.explicit(0, excursion, particles.replicas).with_more(beyond * (self.parts + 1))
-        used = combine(status, more).with_more(beyond * self.map.beginning)
+        # a stride thrown away may have looked anywhere, or not been solved; the others lie along small steps
+        kept = Status(status.converged | beyond, status.iterations, particles.neighbors.excursion(end.q))
+        used = combine(kept, more).with_more(beyond * self.map.beginning)
         return end, self.map.resume(inner, end, h, particles), used
 
 

@@ -86,6 +86,12 @@ class Thermostat(Map):
         return Phase(z.q, (drift + relative).reshape(z.p.shape)), given
 
 
+def check_freedom(atoms: int) -> None:
+    """Raises ConfigError for systems that have no momenta about their total one."""
+    if atoms < 2:
+        raise ConfigError("thermostat: a bath leaves the total momentum alone, and one atom has no other")
+
+
 def keys_of(key: Array, first: int, replicas: int) -> Array:
     """One [replicas, 2] for each replica, counted from `first`: who moves which replica changes no noise."""
     return jax.vmap(jax.random.fold_in, (None, 0))(key, first + jnp.arange(replicas))

@@ -18,6 +18,8 @@ from symstride.data.segments import Segments
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError, DataError
 
+OTHERS = {"start_sha256": "from another structure or frame", "model_sha256": "of another model"}
+
 
 @dataclass(frozen=True)
 class Output:
@@ -52,10 +54,8 @@ class Output:
         for key, now in settings.items() if record else ():
             was = record["settings"].get(key)
             if was != now:
-                raise ConfigError(
-                    f"out: {self.folder} holds a run with {key} = {was}, now it is {now}; "
-                    "use another directory"
-                )
+                held = OTHERS.get(key, f"with {key} = {was}, now it is {now}")
+                raise ConfigError(f"out: {self.folder} holds a run {held}; use another directory")
         return record
 
     def merge(self, infos: Sequence[dict[str, Any]], extxyz: bool) -> None:

@@ -18,7 +18,7 @@ from symstride.maps.barostat import CellRescaling, counted_from
 from symstride.maps.base import Map
 from symstride.maps.guarded import Guarded, Policy
 from symstride.maps.substepping import Substepping
-from symstride.maps.thermostat import Langevin, Thermostat, VelocityRescaling
+from symstride.maps.thermostat import Langevin, Thermostat, VelocityRescaling, check_freedom
 from symstride.model import IMPLICIT, Model
 from symstride.simulate.energies import TrueEnergies
 from symstride.simulate.familiar import check_stride, unfamiliar
@@ -77,6 +77,8 @@ class Plan:
                 f"guard: {settings.guard} has nothing to go by: ghmc is exact wherever it goes; "
                 "leave it at warn"
             )
+        if settings.thermostat:
+            check_freedom(len(start.numbers))
         simulation = replace(simulation, map=_in_bath(simulation.map, settings))
         if settings.barostat:
             simulation = replace(simulation, map=_at_pressure(simulation, start, settings))

@@ -55,8 +55,7 @@ class RunSettings:
             value = getattr(self, name)
             if value is not None and not 0 < value < math.inf:
                 raise ConfigError(f"{name}: {value} is not right: it must be greater than 0")
-        if self.seed < 0:
-            raise ConfigError(f"seed: {self.seed} is not right: it must be 0 or more")
+        check_seed(self.seed)
         if self.precision not in (None, "float32", "float64"):
             raise ConfigError(f"precision: {self.precision} is not right: float32 or float64")
         if self.thermostat not in (None, "langevin", "csvr", "ghmc"):
@@ -94,6 +93,12 @@ class RunSettings:
         check_guard(self.guard)
         if self.unsolved not in ("raise", "substep"):
             raise ConfigError(f"unsolved: {self.unsolved} is not right: raise or substep")
+
+
+def check_seed(seed: int) -> None:
+    """Raises ConfigError for one that random numbers cannot begin with."""
+    if not 0 <= seed < 2**63:
+        raise ConfigError(f"seed: {seed} is not right: it must be 0 or more, and below 2⁶³")
 
 
 def check_guard(policy: str) -> None:

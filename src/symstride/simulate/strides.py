@@ -15,7 +15,7 @@ from symstride.maps.barostat import Box, CellRescaling
 from symstride.maps.base import Map, remembered
 from symstride.maps.guarded import Policy, Watch
 from symstride.maps.processed import Processed
-from symstride.maps.thermostat import Bath, Thermostat
+from symstride.maps.thermostat import Bath, Thermostat, check_freedom
 from symstride.model import Model
 from symstride.neighbors import NO_SLOTS
 from symstride.phase import Particles, Phase
@@ -84,6 +84,7 @@ class Strides:
         self.warnings = unfamiliar(model, start, self.stride_fs, temperature)
         simulation = guarded(simulation_of(model, start, self.stride_fs, skin), model, start, guard)
         if bath is not None:
+            check_freedom(len(start.numbers))
             simulation = replace(simulation, map=bath(simulation.map))
         if isinstance(barostat := simulation.map, CellRescaling):
             check_pressure(simulation, barostat, start)
@@ -108,6 +109,12 @@ class Strides:
         """eV that the bath has put in: the energy less this is what the model's map has to conserve."""
         memory = self._at.memory
         return float(memory.heat[0]) if isinstance(memory, Bath) else 0.0
+
+    @property
+    def beyond(self) -> int:
+        """Strides that led where atoms are unlike the training data; with `substep`, those in small steps."""
+        watch = remembered(self._at.memory, Watch)
+        return 0 if watch is None else int(np.asarray(watch.beyond)[0])
 
     @property
     def cell(self) -> np.ndarray:

@@ -1,5 +1,6 @@
 """What a trained map has seen: the statistics of its features over the training data."""
 
+import warnings
 from collections.abc import Callable, Iterable
 from typing import Any
 
@@ -11,6 +12,7 @@ from jax import Array
 
 from symstride.actions.novelty import Novelty, features_of
 from symstride.data.pairs import Batch
+from symstride.errors import SymstrideWarning
 from symstride.maps.base import Map
 
 FLAT = 1e-6  # of the largest variance: directions in which the data vary less count as no wider
@@ -23,9 +25,13 @@ def measure_novelty(
     held_out: Iterable[Batch],
     species: int,
     total: Callable[[Any], Any] = lambda moments: moments,
-) -> Novelty:
+) -> Novelty | None:
     """Statistics of the starts of training pairs; the limit is that of held-out ones. `total` adds up what
-    several processes have of them."""
+    several processes have of them.
+
+    A species that held-out data alone have is novel everywhere, and tells nothing of the limit: if all of
+    them have one, there is no novelty to measure, with a warning.
+    """
     moments = None
     features = eqx.filter_jit(lambda batch: features_of(map, batch.start, batch.h, batch.particles))
     for batch in training:
@@ -33,9 +39,9 @@ def measure_novelty(
         moments = more if moments is None else jax.tree.map(np.add, moments, more)
     assert moments is not None
     count, sums, squares = total(moments)
-    count = np.maximum(count, 1)  # a species that held-out data alone have is novel everywhere
-    mean = sums / count[:, None]
-    covariance = squares / count[:, None, None] - mean[:, :, None] * mean[:, None]
+    atoms = np.maximum(count, 1)
+    mean = sums / atoms[:, None]
+    covariance = squares / atoms[:, None, None] - mean[:, :, None] * mean[:, None]
     size, axes = np.linalg.eigh(covariance)
     size = np.maximum(size, 0) + FLAT * size[:, -1:] + 1e-12
     whitening = axes / np.sqrt(size * size.shape[1])[:, None]
@@ -45,7 +51,19 @@ def measure_novelty(
     def farthest(batch: Batch) -> Array:
         return found(map, batch.start, batch.h, batch.particles)
 
-    every = np.concatenate([np.asarray(farthest(batch)) for batch in held_out])
+    def familiar(batch: Batch) -> np.ndarray:
+        each = np.asarray(batch.particles.species).reshape(batch.particles.replicas, -1)
+        return (count[each] > 0).all(axis=1)
+
+    every = np.concatenate([np.asarray(farthest(batch))[familiar(batch)] for batch in held_out])
+    if not len(every):
+        warnings.warn(
+            "validation: all that is held out has elements that no training data have, so nothing says what "
+            "is usual: the model will raise no alarm. Hold out other files (held_out)",
+            SymstrideWarning,
+            stacklevel=3,
+        )
+        return None
     limit = MARGIN * np.quantile(every, SEEN)
     known = (jnp.asarray(x, jnp.float32) for x in (limit, np.sqrt(np.mean(every**2)) / limit))
     return eqx.tree_at(lambda n: (n.limit, n.usual), found, tuple(known))
