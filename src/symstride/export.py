@@ -1,4 +1,4 @@
-"""A model as a program that needs jax alone, for systems of any size, on CPU and CUDA.
+"""A model as a program that needs jax and flatbuffers alone, for systems of any size, on CPU and CUDA.
 
 A zip file, nothing of it pickled, of two programs as `jax.export` writes them (StableHLO; jax reads them for
 six months and more) and what is to be known of them:

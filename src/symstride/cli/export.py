@@ -11,7 +11,7 @@ def command(
     out: Annotated[Path, typer.Argument(help="a zip file")],
     stride_fs: Annotated[float | None, typer.Option(help="the model's longest by default")] = None,
 ) -> None:
-    """Write a model as a program that needs jax alone, for other codes."""
+    """Write a model as a program that needs jax and flatbuffers alone, for other codes."""
     from symstride.export import export_model
 
     about = export_model(model, out, stride_fs)

@@ -6,8 +6,9 @@ Paths in them are relative to the current directory.
 import difflib
 import re
 from collections.abc import Iterator
+from dataclasses import fields, is_dataclass
 from pathlib import Path
-from typing import Annotated, Any, Literal, TypeVar, get_args
+from typing import Annotated, Any, Literal, TypeVar, get_args, get_type_hints
 
 import yaml
 from pydantic import (
@@ -216,13 +217,13 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
     *parents, last = problem["loc"] or ("",)
     key = ".".join(str(part) for part in problem["loc"])
     owner = _model_at(model, parents)
-    if problem["type"] == "extra_forbidden" and owner:
+    if problem["type"] in ("extra_forbidden", "unexpected_keyword_argument") and owner:
         known = _keys(owner)
         near = difflib.get_close_matches(str(last), known, 1)
         return f"{key}: unknown key; " + (
             f"did you mean {near[0]}?" if near else f"known are {', '.join(known)}"
         )
-    if problem["type"] == "missing" and owner:
+    if problem["type"] == "missing" and owner and issubclass(owner, BaseModel):
         wanted = owner.model_fields[str(last)].description
         return f"{key}: missing" + (f"; it is {wanted}" if wanted else "")
     message = problem["msg"].removeprefix("Value error, ")
@@ -231,17 +232,20 @@ def _sentence(problem: Any, model: type[BaseModel]) -> str:
     return f"{key}: {problem['input']!r} is not right: {message[0].lower()}{message[1:]}"
 
 
-def _keys(model: type[BaseModel]) -> list[str]:
+def _keys(model: type) -> list[str]:
+    if is_dataclass(model):
+        return [field.name for field in fields(model)]
     return [field.alias or name for name, field in model.model_fields.items()]
 
 
-def _model_at(model: type[BaseModel], loc: list) -> type[BaseModel] | None:
+def _model_at(model: type, loc: list) -> type | None:
+    """The model, or the dataclass, that a key belongs to."""
     for part in loc:
-        field = model.model_fields.get(str(part))
-        if field is None:
+        annotation = get_type_hints(model).get(str(part))
+        if annotation is None:
             return None
-        options = [field.annotation, *get_args(field.annotation)]
-        inner = [t for t in options if isinstance(t, type) and issubclass(t, BaseModel)]
+        options = [annotation, *get_args(annotation)]
+        inner = [t for t in options if isinstance(t, type) and (issubclass(t, BaseModel) or is_dataclass(t))]
         if not inner:
             return None
         model = inner[0]

@@ -174,7 +174,10 @@ class _opened:
         except FileNotFoundError as error:
             raise DataError(f"{self.path}: no such file") from error
         except (OSError, RuntimeError) as error:
-            raise DataError(f"{self.path}: not a whole HDF5 file ({first_line(error)})") from error
+            raise DataError(
+                f"{self.path}: not a whole HDF5 file ({first_line(error)}); `symstride import` takes over "
+                "trajectories of other kinds"
+            ) from error
         return self
 
     def __exit__(self, kind, error, traceback) -> None:

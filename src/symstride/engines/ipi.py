@@ -21,10 +21,18 @@ from typing import Any
 
 import numpy as np
 from ase.data import atomic_numbers
-from ipi.engine.barostats import BaroBZP  # pyright: ignore[reportMissingImports]
-from ipi.engine.motion import Dynamics  # pyright: ignore[reportMissingImports]
-from ipi.utils.depend import dstrip  # pyright: ignore[reportMissingImports]
-from ipi.utils.units import Constants, unit_to_internal, unit_to_user  # pyright: ignore[reportMissingImports]
+
+try:
+    from ipi.engine.barostats import BaroBZP  # pyright: ignore[reportMissingImports]
+    from ipi.engine.motion import Dynamics  # pyright: ignore[reportMissingImports]
+    from ipi.utils.depend import dstrip  # pyright: ignore[reportMissingImports]
+    from ipi.utils.units import (  # pyright: ignore[reportMissingImports]
+        Constants,
+        unit_to_internal,
+        unit_to_user,
+    )
+except ModuleNotFoundError as error:
+    raise ModuleNotFoundError("i-PI is not installed: pip install 'symstride[ipi]'") from error
 
 from symstride.errors import ConfigError, DataError, SymstrideWarning
 from symstride.maps.guarded import Policy
