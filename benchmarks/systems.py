@@ -92,14 +92,14 @@ def water(side: int) -> tuple[app.Topology, unit.Quantity, list[str]]:
 
 
 def dipeptide(solvated: bool) -> tuple[app.Topology, unit.Quantity, list[str]]:
-    """ACE-ALA-NME, in vacuum or in a box of about 24 Å."""
+    """ACE-ALA-NME, in vacuum or among 133 waters in a box of 16.2 Å."""
     pdb = app.PDBFile(str(HERE / "structures" / "dipeptide.pdb"))
     if not solvated:
         return pdb.topology, pdb.positions, ["amber14-all.xml"]
     files = ["amber14-all.xml", "spcfw.xml"]
     modeller = app.Modeller(pdb.topology, pdb.positions)
     modeller.addSolvent(
-        _forcefield(files), model="spce", boxSize=openmm.Vec3(2.4, 2.4, 2.4), neutralize=False
+        _forcefield(files), model="spce", boxSize=openmm.Vec3(1.7, 1.7, 1.7), neutralize=False
     )
     return *_compressed(modeller.topology, modeller.positions), files
 

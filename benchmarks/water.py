@@ -5,17 +5,18 @@ Verlet and r-RESPA on the reference's own forces and on potentials of the same n
 
 Errors of one stride are all measured from the same frames, not trained on. Runs at constant energy and in
 baths of 1 ps (Langevin, CSVR) begin from frames of as many trajectories of the reference; those in a bath are
-judged by true dynamics in such a bath. Heavy water is moved by the same model. Writes
+judged by true dynamics in such a bath. Heavy water and 216 molecules are moved by the same model. Writes
 benchmarks/results/water.json, of all stages or of those named. Each stage is kept in DIR and not repeated.
 """
 
 import argparse
+import shutil
 from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 
-from hydrogen import FEW, Study, in_turn, spread
+from hydrogen import FEW, Study, diffusion, in_turn, spread
 from rows import staged
 
 RESULTS = Path(__file__).parent / "results" / "water.json"
@@ -24,7 +25,8 @@ VERLET = (0.25, 0.5, 1.0, 2.0)  # fs
 RESPA = (1.0, 2.0, 3.0, 4.0, 6.0)
 REFERENCE = (20, 10.0)  # trajectories, ps
 FRAME_FS = 48.0
-DEUTERIUM, HEAVY_PS = {"H": 2.014}, 20.0  # u
+DEUTERIUM, ELSEWHERE_PS = {"H": 2.014}, 20.0  # u; runs where no model was trained
+LARGER = (8, 10.0)
 STUDY = Study(
     system="water64",
     title="water64 SPC/Fw 300 K",
@@ -60,7 +62,8 @@ def main() -> None:
 
     runs(6.0)
     for h in STRIDES:
-        stages[f"heavy-{h:g}"] = lambda h=h: heavy_rows(heavy, h)
+        stages[f"heavy-{h:g}"] = lambda h=h: elsewhere(heavy, h, heavy.reference(*REFERENCE, DEUTERIUM))
+        stages[f"larger-{h:g}"] = lambda h=h: larger_rows(study, h)
         stages[f"rivals-{h:g}"] = lambda h=h: study.rival_errors(reference, h, VERLET, RESPA)
     stages["errors-8"] = lambda: longer.errors(reference, 8.0, VERLET, RESPA)
     stages["walls"] = lambda: walls([study, longer], reference[0])
@@ -69,12 +72,23 @@ def main() -> None:
     staged(RESULTS, given.work, stages, given.stages)
 
 
-def heavy_rows(study: Study, stride: float) -> list[dict]:
-    """Errors and runs at constant energy of a model that has seen no deuterium."""
-    reference = study.reference(*REFERENCE, masses=DEUTERIUM)
+def larger_rows(study: Study, stride: float) -> list[dict]:
+    """216 molecules, whose model has seen 64: the same force field, cut off alike."""
+    calculator, work = study.configuration()["calculator"], study.work / "water216"
+    here = {"topology": str(work / "system" / "topology.pdb")}
+    data = {"calculator": calculator | {"arguments": calculator["arguments"] | here}}
+    larger = replace(study, system="water216", title="water216 SPC/Fw 300 K", work=work, data=data)
+    reference = larger.reference(*LARGER)
+    study.model()
+    shutil.copy(study.work / f"{study.explicit}.safetensors", work)
+    return elsewhere(larger, stride, reference)
+
+
+def elsewhere(study: Study, stride: float, reference) -> list[dict]:
+    """Errors and runs at constant energy of a model that has seen no such system."""
     rows = study.errors(reference, stride, VERLET, RESPA)
-    runs = study.runs("heavy", stride, spread(reference[:FEW], FEW), HEAVY_PS, FRAME_FS)
-    return [*rows, study.run_row("explicit-nve", stride, runs, reference)]
+    runs = study.runs("elsewhere", stride, spread(reference[:FEW], FEW), ELSEWHERE_PS, FRAME_FS)
+    return [*rows, study.run_row("explicit-nve", stride, runs, reference) | diffusion(runs, reference)]
 
 
 def walls(studies: list[Study], start) -> list[dict]:
