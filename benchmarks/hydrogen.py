@@ -14,7 +14,7 @@ from systems import make
 SKIN = 2.0  # Å
 POINTS = 32  # frames that errors of one stride are measured from
 BATHED = 8  # true trajectories in a bath
-FEW, SPECTRUM_PS = 4, 20.0  # runs of which every frame is kept, for the spectrum
+FEW = 4  # runs of which every frame is kept, for the spectrum
 BATH_PS = 1.0
 LAG = 2000.0  # fs, from which on oxygen diffuses
 
@@ -33,6 +33,7 @@ class Study:
     temperature: float = 300.0  # K
     explicit: str = "explicit"  # the learned map's file, of these strides
     outer: dict | None = None  # the network of its outermost kicks, if it is another
+    spectrum_ps: float = 20.0
 
     def configuration(self) -> dict:
         """What its reference is sampled with."""
@@ -164,7 +165,7 @@ class Study:
             slowed = true if name == "langevin" else reference  # diffusion is, by its friction
             return self.run_row(f"explicit-{name}", stride, runs, true) | diffusion(runs, slowed)
         runs = self.runs(name, stride, spread(reference, starts), ps, frame_fs, bath)
-        few = self.runs("spectrum", stride, spread(reference[:FEW], FEW), SPECTRUM_PS, stride)
+        few = self.runs("spectrum", stride, spread(reference[:FEW], FEW), self.spectrum_ps, stride)
         row = self.run_row(f"explicit-{name}", stride, runs, reference) | diffusion(runs, reference)
         return row | {"spectrum": self.run_row("spectrum", stride, few, reference).get("comparisons")}
 

@@ -53,6 +53,7 @@ CHANGES = {  # where a molecule is twice as large
         "outer": OUTER,
         "schedule": STUDY.schedule | {"frames": 1, "steps": 8000},
         "data": {"temperature_K": [300, 300, 350, 400, 300, 300, 500, 600], "trajectories": 24},
+        "spectrum_ps": 5.0,
     },
 }
 TITLES = {

@@ -16,7 +16,7 @@ STYLES = {
     "s3-dressed": ("C3", "v", "S³ dressed by the explicit action"),
     "verlet-rival": ("0.5", "^", "velocity Verlet, same network"),
 }
-MOLECULES = ("ethanol", "paracetamol", "dipeptide")
+MOLECULES = ("ethanol", "paracetamol", "dipeptide", "dipeptide-water")
 TRANSFER = ("temperature", "composition", "strides", "masses")
 VARYING = ("system", "atoms")  # columns of tables in which they are not all the same
 
