@@ -278,7 +278,8 @@ def spread(reference, count: int):
 
 
 def diffusion(runs, reference) -> dict:
-    """Of a liquid's oxygen, Å²/ps, from ⟨r²⟩ between one and two `LAG`s; runs that failed are left out."""
+    """Of a liquid's oxygen, Å²/ps, from ⟨r²⟩ between one and two `LAG`s; runs that failed are left out. None
+    of trajectories shorter than four."""
     from symstride.measure.observables import mean_square_displacement
 
     def slope(starts) -> tuple[float, float]:
@@ -286,7 +287,8 @@ def diffusion(runs, reference) -> dict:
         return float(found.mean()), float(found.std(ddof=1) / np.sqrt(len(found)))
 
     sound = [t for t in runs if not t.info["failed"]]
-    if len(sound) < 2 or not reference[0].pbc.any():
+    short = any(t.times[-1] - t.times[0] < 4 * LAG for t in (*sound, *reference))
+    if len(sound) < 2 or short or not reference[0].pbc.any():
         return {}
     return {"diffusion": slope(sound), "diffusion_reference": slope(reference)}
 
