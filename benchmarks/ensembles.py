@@ -15,18 +15,12 @@ from pathlib import Path
 
 import numpy as np
 
-from baths import COMPRESSIBILITY, FRAME_FS, MODEL, lattice, settled, stage
+from baths import BATHS, COMPRESSIBILITY, FRAME_FS, MODEL, lattice, settled, stage
 from rows import staged
 
 RESULTS = Path(__file__).parent / "results" / "ensembles.json"
 STATES = ((300.0, 1.0), (350.0, 8000.0))  # K, bar (where there is a barostat)
 APART_PS = 2.048  # in which a run forgets, with baths of 1 ps
-BATHS = [
-    ("langevin", 32.0, None),
-    ("csvr", 32.0, None),
-    ("langevin", 16.0, "flexible"),
-    ("csvr", 16.0, "isotropic"),
-]
 
 
 def main() -> None:

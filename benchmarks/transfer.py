@@ -3,8 +3,7 @@
     python benchmarks/transfer.py temperature|composition|strides|masses [--work DIR] [--ps 10]
 
 - temperature: aluminium (EMT) from 100 to 750 K and at lattice constants 5 % smaller and larger, by a model
-  of 300 K and one density, and by one of three temperatures and five densities, which has shorter strides:
-  at 32 fs and 600 K the error of two kicks, whatever is learned, heats.
+  of 300 K and one density, and by one of three temperatures and five densities, whose strides are shorter.
 - composition: Cu–Au (EMT) at compositions, orderings and sizes, and with surfaces, that a model has not
   seen, beside those it has, four orderings of five compositions, two of them hot, two of other densities, and
   of four compositions long cells and a slab; and a direct predictor trained on the same data.
