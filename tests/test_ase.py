@@ -292,7 +292,7 @@ def test_what_makes_no_sense_is_named(model, atoms):
     bath = {"temperature_K": 300.0, "friction": 0.01 / FS}
     seeds = {Langevin(atoms, model, **bath).todict()["seed"] for _ in range(3)}  # each has one of its own
     assert len(seeds) == 3
-    for wrong in ({"friction": 0.0}, {"temperature_K": -1.0}, {"seed": -1}):
+    for wrong in ({"friction": 0.0}, {"temperature_K": -1.0}, {"seed": -1}, {"seed": 2**63}):
         with pytest.raises(ConfigError, match=f"{next(iter(wrong))}: .* is not right"):
             Langevin(atoms, model, **{"temperature_K": 300.0, "friction": 0.01 / FS} | wrong)
     atoms.set_momenta(np.zeros((32, 3)))

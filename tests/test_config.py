@@ -5,6 +5,7 @@ import pytest
 from symstride.data.calculators import make_calculator
 from symstride.data.config import CalculatorConfig, SampleConfig, load_config
 from symstride.errors import ConfigError
+from symstride.extend.config import ExtendConfig
 
 GOOD = """
 structure: {bulk: Al, cubic: true, a: 4.0, repeat: [2, 2, 2]}
@@ -62,6 +63,15 @@ def test_bad_values(tmp_path, old, new, says):
     assert len(message.splitlines()) == (2 if "unknown key; did you mean timestep_fs?" in message else 1)
     for part in ("sample.yaml", *says):
         assert part in message
+
+
+def test_keys_within_settings_of_a_run_are_told_too(tmp_path):
+    path = tmp_path / "extend.yaml"
+    path.write_text("run: {temperature: 600, calculator: {nam: emt}}\n")
+    with pytest.raises(ConfigError) as error:
+        load_config(path, ExtendConfig)
+    assert "run.temperature: unknown key; did you mean temperature_K?" in str(error.value)
+    assert "run.calculator.nam: unknown key; did you mean name?" in str(error.value)
 
 
 def test_every_problem_has_a_line(tmp_path):

@@ -187,9 +187,11 @@ def test_an_extension_stopped_after_every_stage(home, tmp_path, monkeypatch):
 def test_what_is_finished_is_left_alone(extended, monkeypatch):
     settings, record = extended
     monkeypatch.setattr(rounds, "run", None)
+    (settings.output / "extend.png").unlink()  # stopped before that, it is drawn still
     said = []
     assert extend(settings, said.append) == record
     assert said == ["finished before; nothing to do"]
+    assert (settings.output / "extend.png").stat().st_size > 0
     with pytest.raises(
         ConfigError, match=r"was made with frames = 4, the configuration now says 5; use another"
     ):

@@ -28,7 +28,6 @@ from symstride.data.config import CalculatorConfig
 from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError, ConvergenceError, DataError, SimulationError, SymstrideWarning
 from symstride.maps.processed import Processed
-from symstride.maps.thermostat import check_freedom
 from symstride.model import MapConfig, Model, NetworkConfig, Scales, build_map, load_model, save_model
 from symstride.phase import Phase
 from symstride.simulate.output import Output
@@ -222,8 +221,11 @@ def test_bad_baths(models, lattice, tmp_path):
     for seed in (-1, 2**63):
         with pytest.raises(ConfigError, match=r"seed: .* is not right: it must be 0 or more, and below"):
             settings(seed=seed)
+    one = tmp_path / "one.xyz"
+    ase_write(one, bulk("Al"))
     with pytest.raises(ConfigError, match="one atom has no other"):
-        check_freedom(1)
+        run(models["explicit"], one, tmp_path / "out", settings(thermostat="csvr"))
+    assert not (tmp_path / "out").exists()
 
 
 class Stopped(Exception):

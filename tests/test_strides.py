@@ -186,6 +186,7 @@ def test_strides_look_where_they_lead():
             at = q, momenta
             for _ in range(strides):
                 at = given.advance(*at, cell)
+        assert given.beyond == (strides if momenta is not p else 0)
         return [str(w.message) for w in seen if issubclass(w.category, SymstrideWarning)], at
 
     assert told(p, 8)[0] == []
