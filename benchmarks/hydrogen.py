@@ -33,6 +33,7 @@ class Study:
     temperature: float = 300.0  # K
     explicit: str = "explicit"  # the learned map's file, of these strides
     outer: dict | None = None  # the network of its outermost kicks, if it is another
+    inner_fs: float = 0.25  # steps of the bonds
     spectrum_ps: float = 20.0
 
     def configuration(self) -> dict:
@@ -54,10 +55,11 @@ class Study:
         from symstride.train.loop import train
         from symstride.train.plots import describe
 
+        bonded = {"drift": "bonded", "inner_fs": self.inner_fs}
         maps = {
-            "explicit": {"kind": "explicit", "drift": "bonded", "shared": False, "outer": self.outer},
+            "explicit": {"kind": "explicit", "shared": False, "outer": self.outer} | bonded,
             "verlet": {"kind": "verlet"},
-            "respa": {"kind": "verlet", "drift": "bonded"},
+            "respa": {"kind": "verlet"} | bonded,
         }
         name = name or self.explicit
         path = self.work / f"{name}.safetensors"
@@ -107,42 +109,47 @@ class Study:
         pairs = Pairs.of(reference, stride, POINTS, self.temperature)
         calculator, explicit = self.calculator(), self.model()
         rows = []
-        for step in _parts(stride, steps):
+        for step in parts(stride, steps):
             ends = verlet(calculator, pairs, step)
             rows.append(pairs.row("verlet-reference", step, round(stride / step), ends))
-        for step in _parts(stride, outer):
+        for step in parts(stride, outer):
             ends = respa(calculator, explicit.bonded, pairs, step)
             rows.append(pairs.row("respa", step, round(stride / step), ends))
         rows.append(pairs.row("explicit", None, 2, learned(explicit, pairs, stride, SKIN)))
-        return [self._named(r) for r in rows]
-
-    def rival_errors(self, reference, stride: float, steps, outer) -> list[dict]:
-        """The same of velocity Verlet and r-RESPA on learned potentials."""
-        pairs = Pairs.of(reference, stride, POINTS, self.temperature)
-        rows = []
-        for name, method, chosen in (("verlet", "verlet-rival", steps), ("respa", "respa-rival", outer)):
-            for step in _parts(stride, chosen):
-                ends = learned(self.model(name), pairs, step, SKIN)
-                rows.append(pairs.row(method, step, round(stride / step), ends))
-        return [self._named(r) for r in rows]
+        return [self.named(r) for r in rows]
 
     def runs(
-        self, name: str, stride: float, starts, ps: float, frame_fs: float, bath: Callable | None = None
+        self,
+        name: str,
+        stride: float,
+        starts,
+        ps: float,
+        frame_fs: float,
+        bath: Callable | None = None,
+        model: str | None = None,
     ):
         """Each start by itself, so that one that fails stops no other; those done before are read."""
         from symstride.data import h5md
         from symstride.simulate.plan import simulation_of
 
-        model, found, energy = self.model(), [], self.calculator()
+        found, energy, learned_map = [], self.calculator(), self.model(model)
         slots = [
-            simulation_of(model, t, stride, SKIN).particles(t.positions[0]).neighbors.slots for t in starts
+            simulation_of(learned_map, t, stride, SKIN).particles(t.positions[0]).neighbors.slots
+            for t in starts
         ]
         room = type(slots[0])(*map(max, zip(*slots, strict=True)))
         for k, start in enumerate(starts):
             path = self.work / f"{name}-{stride:g}-{k:03d}.h5"
             if not path.exists():
                 (run,), gradients, failed = simulate(
-                    model, stride, [start], ps, skin=SKIN, frame_fs=frame_fs, room=room, bath=bath and bath(k)
+                    learned_map,
+                    stride,
+                    [start],
+                    ps,
+                    skin=SKIN,
+                    frame_fs=frame_fs,
+                    room=room,
+                    bath=bath and bath(k),
                 )
                 (run,) = with_energies([run], energy, max(100, frame_fs))
                 h5md.write(path, replace(run, info={"gradients": gradients, "failed": failed}))
@@ -178,7 +185,7 @@ class Study:
         gradients = float(np.mean([t.info["gradients"] for t in runs]))
         failed = next((t.info["failed"] for t in runs if t.info["failed"]), None)
         row = judged(self.model(), stride, whole, reference, gradients, failed, {}, failures)
-        return self._named({"method": name} | row)
+        return self.named({"method": name} | row)
 
     def langevin(self, seed: int):
         """A Langevin bath of `BATH_PS`."""
@@ -252,7 +259,8 @@ class Study:
 
         return wall(drift) / wall(kick)
 
-    def _named(self, row: dict) -> dict:
+    def named(self, row: dict) -> dict:
+        """With its system."""
         return {"system": self.title} | row
 
 
@@ -261,7 +269,7 @@ def in_turn(movers: list[Callable[[], float]], rounds: int = 7) -> list[float]:
     return np.median([[move() for move in movers] for _ in range(rounds)], axis=0).tolist()
 
 
-def _parts(stride: float, steps) -> list[float]:
+def parts(stride: float, steps) -> list[float]:
     """Those that make up a stride."""
     return [s for s in steps if s <= stride and abs(stride / s - round(stride / s)) < 1e-6]
 

@@ -20,6 +20,8 @@ from pathlib import Path
 import numpy as np
 
 from hydrogen import Study, in_turn, spread
+from one_stride import placed
+from rivals import rival_errors, rival_runs
 from rows import staged
 
 RESULTS = Path(__file__).parent / "results"
@@ -42,8 +44,14 @@ STUDY = Study(
     data=DATA,
 )
 OUTER = STUDY.network | {"layers": 1}
-CHANGES = {  # where a molecule is twice as large
-    "paracetamol": {"outer": OUTER, "schedule": STUDY.schedule | {"frames": 16, "steps": 12000}},
+HOT = DATA | {
+    "trajectories": 40,
+    "temperature_K": [300, 400, 500, 700],
+}  # stretches that few runs at 300 K see
+SLOWER = STUDY.schedule | {"frames": 16, "rate": 0.002, "steps": 12000}
+CHANGES = {
+    "ethanol": {"data": HOT, "inner_fs": 0.5, "schedule": SLOWER},
+    "paracetamol": {"data": HOT, "inner_fs": 0.5, "schedule": SLOWER, "outer": OUTER},
     "dipeptide": {
         "outer": OUTER,
         "schedule": STUDY.schedule | {"frames": 16, "steps": 8000},
@@ -78,7 +86,8 @@ def main() -> None:
     stages = {}
     for h in STRIDES:
         stages[f"errors-{h:g}"] = lambda h=h: study.errors(reference, h, VERLET, RESPA)
-        stages[f"rivals-{h:g}"] = lambda h=h: study.rival_errors(reference, h, VERLET, RESPA)
+        stages[f"rivals-{h:g}"] = lambda h=h: rival_errors(study, reference, h, VERLET, RESPA)
+    stages["rivals"] = lambda: rival_runs(study, reference, given.starts, given.ps, FRAME_FS)
     stages["walls"] = lambda: walls(study, reference[0])
     for h in STRIDES:
         for bath in ("nve", "langevin"):
@@ -157,15 +166,9 @@ def walls(study: Study, start) -> list[dict]:
 
 def reference_mover(study: Study, start, step: float) -> Callable[[], float]:
     """As those of a `Study`, on the true forces."""
-    from ase import Atoms
-
     from symstride.data.dynamics import make_dynamics
 
-    atoms = Atoms(start.numbers, start.positions[0], cell=start.cell, pbc=start.pbc)
-    atoms.set_masses(start.masses)
-    atoms.set_momenta(start.momenta[0])
-    atoms.calc = study.calculator()
-    dynamics = make_dynamics(atoms, step)
+    dynamics = make_dynamics(placed(start, study.calculator()), step)
     advance, steps = dynamics.verlet(), 200
     advance(10)
 

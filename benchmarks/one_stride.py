@@ -74,48 +74,68 @@ def learned(model, pairs: Pairs, step: float, skin: float):
 
 def verlet(calculator, pairs: Pairs, step: float):
     """Ends after velocity Verlet on true forces."""
-    from ase import Atoms
-
     from symstride.data.dynamics import make_dynamics
 
-    def move(start):
-        atoms = Atoms(start.numbers, start.positions[0], cell=start.cell, pbc=start.pbc)
-        atoms.set_masses(start.masses)
-        atoms.set_momenta(start.momenta[0])
-        atoms.calc = calculator
+    def begin(atoms):
         dynamics = make_dynamics(atoms, step)
-        dynamics.verlet()(round(pairs.stride_fs / step))
-        dynamics.read()
-        return atoms.positions.copy(), atoms.get_momenta()
+        return dynamics.verlet(), dynamics.read
 
-    return [move(start) for start in pairs.starts]
+    return _ends(calculator, pairs, step, begin)
 
 
 def respa(calculator, bonded, pairs: Pairs, step: float):
     """Ends after kicks by what bonds and angles leave of the true forces, about their flow."""
+    return _ends(calculator, pairs, step, respa_moves(bonded, pairs.starts[0], step))
+
+
+def respa_moves(bonded, system, step: float):
+    """Of atoms of this `system` that have a calculator: what moves them by a number of steps of r-RESPA about
+    the flow of `bonded`, and what reads their energy and forces."""
     import jax
     import jax.numpy as jnp
-    from ase import Atoms
 
     from symstride.maps.bonded import BondedFlight
     from symstride.phase import Phase, bodies
     from symstride.units import FS
 
-    system, h = pairs.starts[0], step * FS
+    h = step * FS
     terms = bonded.terms(system.numbers, system.positions[0], system.cell, system.pbc, "the reference")
     particles = replace(bodies(system.masses), bonded=terms)
     flight = jax.jit(lambda z: BondedFlight(round(step / INNER))(z, h, particles)[0])
-    atoms = Atoms(system.numbers, cell=system.cell, pbc=system.pbc, calculator=calculator)
+    fast = jax.jit(terms.force)
 
-    def slow(q):
-        atoms.positions = q
-        return jnp.asarray(atoms.get_forces()) - terms.force(q)
+    def begin(atoms):
+        def slow():
+            return atoms.get_forces() - np.asarray(fast(jnp.asarray(atoms.positions)))
 
-    def move(start):
-        q, p = jnp.asarray(start.positions[0]), jnp.asarray(start.momenta[0])
-        for _ in range(round(pairs.stride_fs / step)):
-            z = flight(Phase(q, p + h / 2 * slow(q)))
-            q, p = z.q, z.p + h / 2 * slow(z.q)
-        return np.asarray(q), np.asarray(p)
+        def move(steps: int) -> None:
+            for _ in range(steps):
+                kicked = atoms.get_momenta() + h / 2 * slow()
+                z = flight(Phase(jnp.asarray(atoms.positions), jnp.asarray(kicked)))
+                atoms.positions = np.asarray(z.q)
+                atoms.set_momenta(np.asarray(z.p) + h / 2 * slow())
 
-    return [move(start) for start in pairs.starts]
+        return move, lambda: (atoms.get_potential_energy(), atoms.get_forces())
+
+    return begin
+
+
+def placed(start, calculator):
+    """The atoms of a trajectory's first frame."""
+    from ase import Atoms
+
+    atoms = Atoms(start.numbers, start.positions[0], cell=start.cell, pbc=start.pbc, calculator=calculator)
+    atoms.set_masses(start.masses)
+    atoms.set_momenta(start.momenta[0])
+    return atoms
+
+
+def _ends(calculator, pairs: Pairs, step: float, begin):
+    def end(start):
+        atoms = placed(start, calculator)
+        move, read = begin(atoms)
+        move(round(pairs.stride_fs / step))
+        read()
+        return atoms.positions.copy(), atoms.get_momenta()
+
+    return [end(start) for start in pairs.starts]

@@ -7,6 +7,8 @@ from datetime import date
 from pathlib import Path
 from typing import Any
 
+from one_stride import placed
+
 
 def simulate(
     model, stride_fs: float, starts, ps: float, *, skin: float, frame_fs: float, room=None, bath=None
@@ -108,7 +110,6 @@ def recorded(calculator, starts, begin, frames: int, frame_fs: float, step_fs: f
     """Trajectories on true forces from the first frame of each of `starts`, kept in `folder`. `begin`(atoms,
     k) gives what moves the k-th by a number of steps, and what reads its energy and forces."""
     import numpy as np
-    from ase import Atoms
 
     from symstride.data import h5md
 
@@ -117,10 +118,7 @@ def recorded(calculator, starts, begin, frames: int, frame_fs: float, step_fs: f
     for k, start in enumerate(starts):
         path = folder / f"canonical-{k:03d}.h5"
         if not path.exists():
-            atoms = Atoms(start.numbers, start.positions[0], cell=start.cell, pbc=start.pbc)
-            atoms.set_masses(start.masses)
-            atoms.set_momenta(start.momenta[0])
-            atoms.calc = calculator
+            atoms = placed(start, calculator)
             (move, read), kept = begin(atoms, k), []
             for _ in range(frames):
                 move(round(frame_fs / step_fs))

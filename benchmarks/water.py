@@ -17,6 +17,7 @@ from pathlib import Path
 import numpy as np
 
 from hydrogen import FEW, Study, diffusion, in_turn, spread
+from rivals import rival_errors, rival_runs
 from rows import staged
 
 RESULTS = Path(__file__).parent / "results" / "water.json"
@@ -64,8 +65,9 @@ def main() -> None:
     for h in STRIDES:
         stages[f"heavy-{h:g}"] = lambda h=h: elsewhere(heavy, h, heavy.reference(*REFERENCE, DEUTERIUM))
         stages[f"larger-{h:g}"] = lambda h=h: larger_rows(study, h)
-        stages[f"rivals-{h:g}"] = lambda h=h: study.rival_errors(reference, h, VERLET, RESPA)
+        stages[f"rivals-{h:g}"] = lambda h=h: rival_errors(study, reference, h, VERLET, RESPA)
     stages["errors-8"] = lambda: longer.errors(reference, 8.0, VERLET, RESPA)
+    stages["rivals"] = lambda: rival_runs(study, reference, given.starts, given.ps, FRAME_FS)
     stages["walls"] = lambda: walls([study, longer], reference[0])
     runs(4.0)
     runs(8.0, longer)

@@ -152,6 +152,8 @@ def test_what_is_written(models, lattice, tmp_path):
     assert run(models["explicit"], lattice, out, settings(
         replicas=2, every=3, calculator=calculator, energies=2, extxyz=True
     )) == out  # fmt: skip
+    with pytest.raises(ConfigError, match=r"length_ps = 0.4, now it is 0.8; .* a longer run can begin where"):
+        run(models["explicit"], lattice, out, settings(every=3, length_ps=0.8))
     with pytest.raises(ConfigError, match="every = 3, now it is 1"):
         run(models["explicit"], lattice, out, settings(replicas=2))
 
@@ -209,6 +211,7 @@ def test_bad_baths(models, lattice, tmp_path):
         ({"thermostat_ps": 0.0}, "thermostat_ps: 0.0 is not right"),
         ({"thermostat": "nose"}, "nose is not right: langevin, csvr or ghmc"),
         ({"thermostat": None, "thermostat_ps": 0.1}, "thermostat_ps: does nothing without a thermostat:"),
+        ({"thermostat": None, "temperature_K": None, "seed": 1}, "seed: does nothing without a temperature"),
         ({"pressure_bar": 5e4}, "pressure_bar: does nothing without a barostat"),
         ({"ghmc_strides": 2, "every": 2}, "ghmc_strides: does nothing without a thermostat ghmc"),
         ({"guard": "halt"}, "guard: halt is not right: warn, stop or substep"),

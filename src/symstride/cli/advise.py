@@ -7,12 +7,15 @@ import typer
 
 
 def command(
-    files: Annotated[list[Path], typer.Argument(help="reference trajectories (H5MD) of one system")],
+    files: Annotated[
+        list[str], typer.Argument(help="reference trajectories (H5MD) of one system, or 'pattern*.h5'")
+    ],
     stride_fs: Annotated[float | None, typer.Option(min=0.01, help="a stride to judge")] = None,
     out: Annotated[Path, typer.Option(help="directory for advise.json and advise.png")] = Path("advise"),
 ) -> None:
     """Which strides a system's vibrations allow, and at which of them learning errors heat."""
     import json
+    from glob import glob
 
     from rich.console import Console
     from rich.table import Table
@@ -22,7 +25,8 @@ def command(
     from symstride.measure.advice import Advice
     from symstride.measure.advice_plot import draw
 
-    advice = Advice.of([h5md.read(path) for path in files])
+    paths = [path for pattern in files for path in sorted(glob(pattern)) or [pattern]]
+    advice = Advice.of([h5md.read(Path(path)) for path in paths])
     record = advice.record()
     console = Console()
     table = Table("map", "caustic", "Picard up to", "use up to", "gaps (heating)", caption="strides in fs")

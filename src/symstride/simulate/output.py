@@ -19,6 +19,7 @@ from symstride.data.trajectory import Trajectory
 from symstride.errors import ConfigError, DataError
 
 OTHERS = {"start_sha256": "from another structure or frame", "model_sha256": "of another model"}
+LONGER = "; a longer run can begin where this one ends: give this directory as its structure"
 
 
 @dataclass(frozen=True)
@@ -55,7 +56,8 @@ class Output:
             was = record["settings"].get(key)
             if was != now:
                 held = OTHERS.get(key, f"with {key} = {was}, now it is {now}")
-                raise ConfigError(f"out: {self.folder} holds a run {held}; use another directory")
+                longer = LONGER if key == "length_ps" and now > was else ""
+                raise ConfigError(f"out: {self.folder} holds a run {held}; use another directory{longer}")
         return record
 
     def merge(self, infos: Sequence[dict[str, Any]], extxyz: bool) -> None:
@@ -72,7 +74,7 @@ class Output:
             flat = self.segments.load()
             replicas = int(self.record()["settings"]["replicas"])
             return [_replica(flat, k, replicas) for k in range(replicas)]
-        paths = sorted(self.folder.glob("[0-9][0-9][0-9]*.h5"))
+        paths = sorted(self.folder.glob("[0-9][0-9][0-9]*.h5"), key=lambda path: int(path.stem))
         if not paths:
             raise DataError(f"{self.folder}: holds no frames of a run")
         return [h5md.read(path) for path in paths]

@@ -73,6 +73,7 @@ class RunSettings:
                 "and frames come between moves: give a multiple of it"
             )
         for name, there, what in (
+            ("seed", self.temperature_K is not None, "temperature"),
             ("thermostat_ps", self.thermostat, "thermostat"),
             ("ghmc_strides", self.thermostat == "ghmc", "thermostat ghmc"),
             *((n, self.barostat, "barostat") for n in ("pressure_bar", "barostat_ps", "compressibility")),
