@@ -102,7 +102,7 @@ def respa_moves(bonded, system, step: float):
     terms = bonded.terms(system.numbers, system.positions[0], system.cell, system.pbc, "the reference")
     particles = replace(bodies(system.masses), bonded=terms)
     flight = jax.jit(lambda z: BondedFlight(round(step / INNER))(z, h, particles)[0])
-    fast = jax.jit(terms.force)
+    fast = jax.jit(lambda q: terms.force(q))
 
     def begin(atoms):
         def slow():
