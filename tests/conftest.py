@@ -1,7 +1,13 @@
 """What holds for all tests."""
 
+import gc
+
 import jax
 import pytest
+
+# tracing makes millions of objects, few of them garbage: to collect often costs a tenth of all time
+gc.freeze()
+gc.set_threshold(100_000, 20, 50)
 
 LONG = ("test_train", "test_kinds", "test_bonded", "test_network", "test_verify", "test_run")
 

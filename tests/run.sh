@@ -14,7 +14,7 @@ fi
 PIP_DISABLE_PIP_VERSION_CHECK=1 "$venv/bin/python" -m pip install --quiet --editable '.[test]'
 
 # two test processes with one thread each; most of their time is compilation, so little of it
-export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 JAX_PLATFORMS=cpu
+export OMP_NUM_THREADS=1 OPENBLAS_NUM_THREADS=1 JAX_PLATFORMS=cpu JAX_TRACEBACK_IN_LOCATIONS_LIMIT=0
 export XLA_FLAGS="--xla_cpu_multi_thread_eigen=false --xla_backend_optimization_level=0 ${XLA_FLAGS:-}"
 older="--xla_cpu_use_fusion_emitters=false $XLA_FLAGS"  # compile a third faster; not every jax has them
 if XLA_FLAGS=$older "$venv/bin/python" -c "import jax; jax.numpy.zeros(1)" 2>/dev/null; then
@@ -23,5 +23,8 @@ fi
 
 "$venv/bin/ruff" check .
 "$venv/bin/ruff" format --check .
-"$venv/bin/pyright" --pythonpath "$venv/bin/python"
-"$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@"
+"$venv/bin/pyright" --pythonpath "$venv/bin/python" &  # beside the tests
+types=$!
+"$venv/bin/python" -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder "$@" || failed=$?
+wait "$types"
+exit "${failed:-0}"

@@ -31,7 +31,7 @@ jax.config.update("jax_enable_x64", True)
 
 COULOMB = 14.399645351950548  # eV Å/e², CODATA 2014
 
-NETWORK = NetworkConfig(cutoff=3.0, nearest=0.8, radial=3, channels=2, products=2, hidden=4)
+NETWORK = NetworkConfig(cutoff=3.0, nearest=0.8, radial=3, channels=2, products=2, hidden=4, layers=1)
 CHARGES = {"Na": 1.0, "Cl": -1.0}
 SKEWED = np.array([[6.2, 0.0, 0.0], [1.7, 5.5, 0.0], [-1.1, 2.2, 6.4]])
 IONS = np.repeat([0, 1], 4)  # of species

@@ -88,7 +88,7 @@ def damage(draw, whole: bytes) -> bytes:
 @pytest.fixture(scope="module")
 def model(tmp_path_factory) -> bytes:
     """A model file: an implicit map dressed by an explicit one."""
-    sizes = NetworkConfig(radial=4, channels=4, products=4, hidden=4)
+    sizes = NetworkConfig(radial=4, channels=4, products=4, hidden=4, layers=1)
     scales = Scales(energy=1.0, length=0.3, stride_unit=0.1, temperature=300.0)
     made = None
     for kind in ("explicit", "s3"):

@@ -180,18 +180,17 @@ def _crystal() -> tuple[Atoms, Phase]:
 
 
 @pytest.mark.parametrize(
-    ("kind", "options"),
+    ("kind", "layers", "options"),
     [
-        ("explicit", {}),
-        ("explicit", {"drifts": 3, "shared": False, "outer": {"radial": 3, "cutoff": 3.5}}),
-        ("s3", {"tolerance": 1e-13}),
+        ("explicit", 2, {}),
+        ("explicit", 1, {"drifts": 3, "shared": False, "outer": {"radial": 3, "cutoff": 3.5}}),
+        ("s3", 1, {"tolerance": 1e-13}),
     ],
 )
-def test_learned_maps_are_symplectic_and_reversible(kind, options):
+def test_learned_maps_are_symplectic_and_reversible(kind, layers, options):
     """By construction: whatever the weights."""
-    config = MapConfig(
-        kind=kind, strides_fs=(8.0,), precision="float64", network=NetworkConfig(**SIZES), **options
-    )
+    network = NetworkConfig(**SIZES, layers=layers)
+    config = MapConfig(kind=kind, strides_fs=(8.0,), precision="float64", network=network, **options)
     atoms, z = _crystal()
     found = neighbor_list(atoms.positions, atoms.cell.array, atoms.pbc, 6.0)
     particles = jax.tree.map(jnp.asarray, Particles(np.zeros(len(atoms), int), atoms.get_masses(), found))

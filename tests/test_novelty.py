@@ -32,7 +32,7 @@ CONFIG = MapConfig(
     kind="explicit",
     strides_fs=(8.0,),
     precision="float64",
-    network=NetworkConfig(cutoff=4.0, nearest=1.0, radial=3, channels=3, products=3, hidden=6),
+    network=NetworkConfig(cutoff=4.0, nearest=1.0, radial=3, channels=3, products=3, hidden=6, layers=1),
 )
 SCALES = Scales(energy=0.05, length=0.3, stride_unit=0.1, temperature=300.0)
 ELEMENTS = (13, 29)
